@@ -1,0 +1,1 @@
+"""Models: their facts, their networks, and the registry that finds them."""
