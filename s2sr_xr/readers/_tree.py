@@ -1,0 +1,286 @@
+"""From images to a tree: what every reader checks, and how it shows what it found."""
+
+from __future__ import annotations
+
+import functools
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from s2sr_xr.bands import BANDS, canonical
+from s2sr_xr.errors import ChunkError, GridError, MissingBandError
+from s2sr_xr.radiometry import baseline_of
+from s2sr_xr.readers.source import BandSource, Crop, as_variable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from s2sr_xr.grid import Area, Grid
+    from s2sr_xr.radiometry import Radiometry
+    from s2sr_xr.readers._items import Item
+    from s2sr_xr.readers.source import Source
+    from s2sr_xr.readers.window import Asset
+
+    _Reader = Callable[
+        [Sequence[Item], Mapping[str, Sequence["_Image"]], Grid, int | None],
+        dict[str, xr.Variable],
+    ]
+    # Shows images, or the part of them on a smaller grid, as reflectance.
+
+NESTING = 6
+"""Ten-metre pixels along the side of the coarsest pixel, of 60 m."""
+
+NO_MODEL = "B10"
+"""The cirrus band: no model takes it, so it is loaded only by name."""
+
+CLASSES = "SCL"
+"""The scene classification of L2A products, on pixels of 20 m."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """One image of one item: where it is, where it lies."""
+
+    asset: Asset
+    grid: Grid
+
+
+@dataclass(frozen=True, slots=True)
+class _Image(_Layer):
+    """One band of one item, and what its counts mean."""
+
+    radiometry: Radiometry
+
+
+def _res(band: str) -> int:
+    return 20 if band == CLASSES else BANDS[band].native
+
+
+def _check_chunks(chunks: int | None) -> None:
+    if chunks is None:
+        return
+    whole = isinstance(chunks, int) and not isinstance(chunks, bool)
+    if whole and chunks >= NESTING and chunks % NESTING == 0:
+        return
+    near = "2196 is the default"
+    if whole:
+        below = max(chunks // NESTING * NESTING, NESTING)
+        near = f"the nearest are {below} and {below + NESTING}"
+    raise ChunkError(
+        f"chunks={chunks!r}: the side of a chunk is a multiple of {NESTING} ten-metre "
+        f"pixels, so that it holds whole 60 m pixels ({near}), or None."
+    )
+
+
+def _wanted(items: Sequence[Item], bands: Sequence[str] | None) -> list[str]:
+    """Return the bands to open, in instrument order; every item has them all."""
+    if bands is None:
+        names = {b for item in items for b in item.bands} - {NO_MODEL}
+    else:
+        asked = [bands] if isinstance(bands, str) else list(bands)
+        known = {b: canonical(b) for b in asked}
+        if unknown := [b for b in asked if known[b] is None]:
+            raise MissingBandError(
+                f"{', '.join(unknown)}: no such band. Sentinel-2 has "
+                f"{', '.join(BANDS)}."
+            )
+        names = {b for b in known.values() if b is not None}
+    if not names:
+        raise MissingBandError(
+            f"Item {items[0].id} has no asset that is a band; it has the assets "
+            f"{', '.join(items[0].facts['assets'])}."
+        )
+    for band in (b for b in BANDS if b in names):
+        if lacking := [item for item in items if band not in item.bands]:
+            _raise_missing(band, lacking, len(items))
+    return [b for b in BANDS if b in names]
+
+
+def _raise_missing(band: str, lacking: Sequence[Item], total: int) -> None:
+    first = lacking[0]
+    others = ", ".join(item.id for item in lacking[1:4])
+    raise MissingBandError(
+        f"Item {first.id} has no asset for band {band} (it has "
+        f"{', '.join(b for b in BANDS if b in first.bands)}); {len(lacking)} of "
+        f"{total} items{f', also {others}' if others else ''}. Leave them out, or name "
+        "the bands that all have: bands=[...].",
+        item=first.id,
+        band=band,
+    )
+
+
+# --- grids ----------------------------------------------------------------------------
+
+
+def _is_native(band: str, transform: Sequence[float]) -> bool:
+    a, b, _, d, e = transform[:5]
+    return (a, b, d, e) == (_res(band), 0, 0, -_res(band))
+
+
+def _crs(fields: Mapping[str, Any]) -> str | None:
+    """Return the CRS that an asset or an item's properties name."""
+    if code := fields.get("proj:code"):
+        return str(code)
+    if epsg := fields.get("proj:epsg"):
+        return f"EPSG:{int(epsg)}"
+    if wkt := fields.get("proj:wkt2"):
+        return str(wkt)
+    projjson = fields.get("proj:projjson")
+    return json.dumps(projjson) if projjson else None
+
+
+@functools.lru_cache(maxsize=128)
+def _wkt(crs: str) -> str:
+    from pyproj import CRS
+    from pyproj.exceptions import CRSError
+
+    try:
+        return str(CRS.from_user_input(crs).to_wkt())
+    except CRSError as error:
+        raise GridError(f"{crs!r} is no coordinate reference system.") from error
+
+
+def _ground(grid: Grid) -> tuple[str, tuple[float, ...]]:
+    """Return what grids of one place share, whatever their pixel: CRS and extent."""
+    return grid.crs, tuple(round(edge, 3) for edge in grid.extent)
+
+
+def _check_nesting(item: Item, images: Sequence[_Layer]) -> None:
+    """Raise unless all bands of an item lie on the same ground."""
+    first = images[0]
+    for image in images[1:]:
+        if _ground(image.grid) == _ground(first.grid):
+            continue
+        shift = (
+            image.grid.x_edge - first.grid.x_edge,
+            image.grid.y_edge - first.grid.y_edge,
+        )
+        raise GridError(
+            f"{image.asset.band} of {item.id} covers {_place(image.grid)}, "
+            f"{first.asset.band} covers {_place(first.grid)} (corners {shift[0]:g} and "
+            f"{shift[1]:g} m apart); pixels of 10, 20 and 60 m must cover the same "
+            "ground. Use products on their own grid.",
+            item=item.id,
+            band=image.asset.band,
+        )
+
+
+def _place(grid: Grid) -> str:
+    """Return the CRS and the extent of a grid as text."""
+    west, south, east, north = grid.extent
+    x, y = f"{west:.10g}..{east:.10g}", f"{south:.10g}..{north:.10g}"
+    return f"{_crs_name(grid.crs)} x {x}, y {y}"
+
+
+@functools.lru_cache(maxsize=128)
+def _crs_name(wkt: str) -> str:
+    from pyproj import CRS
+
+    crs = CRS.from_wkt(wkt)
+    code = crs.to_epsg()
+    return f"EPSG:{code}" if code else str(crs.name)
+
+
+# --- the tree -------------------------------------------------------------------------
+
+
+def _group(
+    items: Sequence[Item],
+    images: Mapping[str, Sequence[_Image]],
+    chunks: int | None,
+    *,
+    area: Area | None = None,
+    read: _Reader | None = None,
+) -> xr.Dataset:
+    """Return the bands of one pixel size, all of them or the part over `area`."""
+    grid = part = next(iter(images.values()))[0].grid
+    if area is not None:
+        part = grid.part(*area.slices(grid))
+    data = (read or _native_data)(items, images, part, _chunk(chunks, grid))
+    for band, its in images.items():
+        known = BANDS[band]
+        data[band].attrs = {
+            "long_name": f"reflectance in {known.name}, {known.wavelength:g} nm",
+            "units": "1",
+            "wavelength": known.wavelength,
+            "radiometry": _said(items, [i.radiometry for i in its]),
+        }
+        data[band].encoding["grid_mapping"] = "spatial_ref"
+    return xr.Dataset(data, _coords(items, part))
+
+
+def _native_data(
+    items: Sequence[Item],  # noqa: ARG001 - as `_Reader`
+    images: Mapping[str, Sequence[_Image]],
+    part: Grid,
+    chunk: int | None,
+) -> dict[str, xr.Variable]:
+    """Return bands as they are read here; see `_Reader`."""
+    data = {}
+    for band, its in images.items():
+        source = BandSource(
+            assets=tuple(i.asset for i in its),
+            radiometry=tuple(i.radiometry for i in its),
+        )
+        data[band] = as_variable(_on(part, source, its[0].grid), chunk, {})
+    return data
+
+
+def _on(part: Grid, source: Source, whole: Grid) -> Source:
+    """Return the part of a source that lies on the grid `part`."""
+    if part == whole:
+        return source
+    top = round((whole.y_edge - part.y_edge) / whole.res)
+    left = round((part.x_edge - whole.x_edge) / whole.res)
+    rows, cols = part.shape
+    return Crop(source=source, rows=(top, top + rows), cols=(left, left + cols))
+
+
+def _chunk(chunks: int | None, grid: Grid) -> int | None:
+    """Return the side of a chunk in pixels of `grid`, from that in 10 m pixels."""
+    return None if chunks is None else chunks * 10 // int(grid.res)
+
+
+def _coords(items: Sequence[Item], grid: Grid) -> dict[str, Any]:
+    return {
+        "time": ("time", np.array([item.time for item in items], "datetime64[ns]")),
+        # Objects: fixed-width text has no stable form in Zarr.
+        "item_id": ("time", np.array([item.id for item in items], object)),
+        "baseline": (
+            "time",
+            np.array([baseline_of(item.facts)[0] for item in items], object),
+        ),
+        **grid.coords(),
+    }
+
+
+def _said(items: Sequence[Item], radiometry: Sequence[Radiometry]) -> str:
+    """Return how counts were decoded, with the items where they differ."""
+    told: dict[str, list[str]] = {}
+    for item, one in zip(items, radiometry, strict=True):
+        told.setdefault(str(one), []).append(item.id)
+    if len(told) == 1:
+        return next(iter(told))
+    return "; ".join(f"{text}: {', '.join(ids)}" for text, ids in told.items())
+
+
+def _attrs_of(items: Sequence[Item]) -> dict[str, str]:
+    """Return what is true of the whole tree."""
+    levels = {level: item.id for item in items if (level := item.level)}
+    if len(levels) > 1:
+        table = ", ".join(f"{level} ({of})" for level, of in sorted(levels.items()))
+        raise GridError(
+            f"The items are of several levels: {table}. Open one at a time."
+        )
+    platforms = sorted({p for item in items if (p := item.platform)})
+    tiles = sorted({t for item in items if (t := item.tile)})
+    attrs = {
+        "level": next(iter(levels), ""),
+        "platform": ", ".join(platforms),
+        "mgrs_tile": ", ".join(tiles),
+        "source": "STAC",
+    }
+    return {k: v for k, v in attrs.items() if v}
