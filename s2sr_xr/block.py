@@ -1,0 +1,346 @@
+"""What one task computes: a whole block, from reading its window to its flags.
+
+The same `do_block` runs under every driver: in a loop over NumPy arrays, as a Dask
+task, or as a job on a cluster.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from s2sr_xr import nodata
+from s2sr_xr.bands import BANDS
+from s2sr_xr.errors import RadiometryError
+from s2sr_xr.predict import predict, torch_threads
+from s2sr_xr.tiling import REACH, Box, mirror, mirrored_source
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from s2sr_xr.models.spec import ModelSpec
+    from s2sr_xr.predict import Predictor
+
+__all__ = ["BlockTask", "Pass", "Pixels", "do_block"]
+
+QUALITY = "quality"
+"""Name of the variable of flags."""
+
+
+DARK = -0.02
+"""Reflectance that no scene has much of. Of 27 real scenes none has 1 % of any band
+below it, though half of a sea may be below zero; with the offset applied twice, 24 have
+over 5 % of all bands there."""
+
+
+class Pixels(Protocol):
+    """Where the native pixels of one band come from."""
+
+    def read(self, time: int, rows: slice, cols: slice) -> NDArray[np.float32]:
+        """Return a window as float32, NaN where nothing was recorded."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pass:
+    """One network over one object."""
+
+    predictor: Predictor
+    """Which network, and how it runs."""
+
+    spec: ModelSpec
+    """Its facts."""
+
+    keep: tuple[str, ...]
+    """The bands of its output that are wanted."""
+
+    cells: tuple[int, int]
+    """Rows and columns of the object, in the model's cells."""
+
+    flags: Mapping[str, int] = field(default_factory=dict, hash=False)
+    """Masks of the product that concern its bands, and their pixels along a cell."""
+
+    @property
+    def tile(self) -> tuple[int, int]:
+        """Rows and columns of a tile, in cells: the card's, or less for a small object.
+
+        What an exact model writes does not depend on its tile, so that a small object
+        need not be blown up to a whole one.
+        """
+        spec = self.spec
+        if not spec.exact:
+            return spec.tile, spec.tile
+        least = (n + -(n + 2 * spec.margin) % spec.align for n in self.cells)
+        rows, cols = (min(spec.tile, n) for n in least)
+        return rows, cols
+
+    @property
+    def per_cell(self) -> dict[str, int]:
+        """Pixels along a cell, of everything that is read: bands and masks."""
+        return {b: self.spec.per_cell(b) for b in self.spec.bands} | dict(self.flags)
+
+    def reads(self, block: Box) -> Box:
+        """Return the cells `block` (in output pixels) needs, the fill's reach too."""
+        span = self._tiles(block).grow(self.spec.margin)
+        source = Box(
+            mirrored_source(span.rows, self.cells[0]),
+            mirrored_source(span.cols, self.cells[1]),
+        )
+        return source.grow(REACH).clip(self.cells)
+
+    def _tiles(self, block: Box) -> Box:
+        """Return the whole tiles that make up `block`, in cells."""
+        return block.group(self.spec.output.per_cell).outward(self.tile)
+
+    def run(
+        self, block: Box, images: Mapping[str, NDArray[np.float32]], batch: int | None
+    ) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.uint8]]:
+        """Return the wanted bands of `block`, and its flags.
+
+        `images` holds, for each band the model takes, the cells that `reads` names;
+        missing pixels are NaN, saturated ones +inf or beyond the ceiling.
+        """
+        spec, source = self.spec, self.reads(block)
+        tiles = self._tiles(block)
+        seen = tiles.grow(spec.margin)
+        stacks, flags = [], np.zeros(source.shape, np.uint8)
+        absent: dict[str, NDArray[np.bool_]] = {}
+        for group in spec.inputs:
+            k = group.per_cell
+            stack = np.stack([images[b] for b in group.names])
+            missing = ~np.isfinite(stack)
+            flags |= nodata.FILLED * _any_in_cell(missing, k)
+            flags |= nodata.SATURATED * _any_in_cell(stack >= nodata.CEILING, k)
+            absent |= zip(group.names, missing, strict=True)
+            means = [spec.fill.get(b, 0.0) for b in group.names]
+            filled = nodata.fill(stack, missing, per_cell=k, means=means)
+            stacks.append(_mirrored(filled, seen, source, self.cells, k))
+        for name, k in self.flags.items():
+            # Beyond the mask, or where it could not be told, nothing is flagged.
+            told = np.nan_to_num(images[name]).astype(np.uint8)[None]
+            for bit in (nodata.SATURATED, nodata.DEFECT):
+                flags |= bit * _any_in_cell(told & bit > 0, k)
+        k = spec.output.per_cell
+        inner = block.slices_in(tiles.scale(k))
+        gone = {
+            b: _repeat(absent[b], k // spec.per_cell(b))[
+                block.slices_in(source.scale(k))
+            ]
+            for b in self.keep
+            if absent[b].any()
+        }
+        if len(gone) == len(self.keep) and all(g.all() for g in gone.values()):
+            result = {b: np.full(block.shape, np.nan, np.float32) for b in self.keep}
+        else:
+            out = self._predict(stacks, batch)
+            made = dict(zip(spec.output.names, out, strict=True))
+            # A copy, or one band would keep the network's whole output alive.
+            result = {b: made[b][inner].copy() for b in self.keep}
+            for b, missing in gone.items():
+                result[b][missing] = np.nan
+        seen_flags = _mirrored(flags[None], seen, source, self.cells, 1)[0]
+        return result, _spread(seen_flags, spec.margin, k)[inner]
+
+    def _predict(
+        self, stacks: list[NDArray[np.float32]], batch: int | None
+    ) -> NDArray[np.float32]:
+        run, device, lock = self.predictor.load()
+        # One network at a time on a GPU; on the CPU every thread runs its own tiles.
+        with lock if device != "cpu" else contextlib.nullcontext():
+            return predict(
+                run, self.spec, stacks, tile=self.tile, batch=batch, device=device
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockTask:
+    """What is computed for each block of one object. Small, and the same for all."""
+
+    passes: tuple[Pass, ...] = ()
+    """The networks that run."""
+
+    native: tuple[str, ...] = ()
+    """Bands that are handed on as they are."""
+
+    shape: tuple[int, int]
+    """Rows and columns of the output, in its own pixels."""
+
+    res: float
+    """Side of an output pixel, in metres."""
+
+    level: str | None = None
+    """Processing level of the pixels."""
+
+    check: bool = True
+    """Whether values that cannot be reflectance raise."""
+
+    batch: int | None = None
+    """Tiles that run together; None: as the device allows."""
+
+    threads: int | None = None
+    """Threads of torch inside one task; None: torch's own choice."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The variables that a block holds, flags last where a network runs."""
+        made = tuple(b for p in self.passes for b in p.keep)
+        return self.native + made + ((QUALITY,) if self.passes else ())
+
+    def reads(self, block: Box) -> dict[str, Box]:
+        """Return the window of each band that `block` (in output pixels) needs.
+
+        Windows are in the band's own native pixels.
+        """
+        windows: dict[str, Box] = {}
+        for p in self.passes:
+            cells = p.reads(block)
+            for band, k in p.per_cell.items():
+                window = cells.scale(k)
+                windows[band] = windows.get(band, window).union(window)
+        for band in self.native:
+            window = _to_native(block, band, self.res)
+            windows[band] = windows.get(band, window).union(window)
+        return windows
+
+
+def _to_native(block: Box, band: str, res: float) -> Box:
+    """Return `block`, in output pixels of `res` metres, in native pixels of `band`."""
+    return block.group(round(BANDS[band].native / res))
+
+
+def do_block(
+    task: BlockTask, block: Box, time: int, pixels: Mapping[str, Pixels]
+) -> dict[str, NDArray[Any]]:
+    """Compute one block.
+
+    Parameters
+    ----------
+    task
+        What is computed.
+    block
+        Which pixels of the output.
+    time
+        Which time step; 0 for an object without time.
+    pixels
+        Where each band comes from.
+
+    Returns
+    -------
+    One ``(h, w)`` array a variable: float32 bands in the input's units with NaN exactly
+    where their own native pixels are missing, and uint8 `quality`.
+
+    Raises
+    ------
+    RadiometryError
+        The values cannot be reflectance.
+    ReadError
+        A pixel could not be read.
+    """
+    windows = task.reads(block)
+    images: dict[str, NDArray[np.float32]] = {}
+    for band, window in windows.items():
+        rows, cols = (slice(s.start, s.stop) for s in (window.rows, window.cols))
+        images[band] = np.asarray(pixels[band].read(time, rows, cols), np.float32)
+        assert images[band].shape == window.shape, (band, images[band].shape, window)
+    if task.check:
+        _check_reflectance({b: i for b, i in images.items() if b in BANDS})
+    out: dict[str, NDArray[Any]] = {
+        band: _finite(
+            images[band][_to_native(block, band, task.res).slices_in(windows[band])]
+        )
+        for band in task.native
+    }
+    if not task.passes:
+        return out
+    quality = np.zeros(block.shape, np.uint8)
+    for p in task.passes:
+        cells = p.reads(block)
+        cut = {
+            b: images[b][cells.scale(k).slices_in(windows[b])]
+            for b, k in p.per_cell.items()
+        }
+        with torch_threads(task.threads):
+            made, flags = p.run(block, cut, task.batch)
+        out |= made
+        quality |= flags
+        if p.spec.levels and task.level not in p.spec.levels:
+            quality |= nodata.UNTRAINED
+    return out | {QUALITY: quality}
+
+
+def _finite(image: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the image with NaN for infinite values: saturated ones of some readers."""
+    infinite = np.isinf(image)
+    return np.where(infinite, np.float32(np.nan), image) if infinite.any() else image
+
+
+def _check_reflectance(images: Mapping[str, NDArray[np.float32]]) -> None:
+    """Raise if most of a block cannot be reflectance: counts, percent, twice offset."""
+    dark, total = 0, 0
+    for band, image in images.items():
+        valid = np.isfinite(image)
+        n = int(np.count_nonzero(valid))
+        if 100 * n < image.size:
+            continue  # a rim of the swath: too few to tell
+        # "median > 2" is a count: a true median would sort 5 Mpx a band.
+        if 2 * np.count_nonzero(valid & (image > 2)) > n:
+            raise RadiometryError(
+                f"{band} has a median of {np.median(image[valid]):g}: these are counts "
+                "or percent, not reflectance. Use obj.s2sr.decode(offset=..., "
+                "scale=...), or check=False if they are right.",
+                band=band,
+            )
+        dark += int(np.count_nonzero(valid & (image < DARK)))
+        total += n
+    if 20 * dark > total:
+        raise RadiometryError(
+            f"{100 * dark / total:.0f} % of the pixels of a block are below {DARK}: "
+            "the offset seems to be applied twice. See each variable's radiometry "
+            "attribute; say offset=0 when opening or decoding, or pass check=False if "
+            "the values are right."
+        )
+
+
+def _any_in_cell(marked: NDArray[np.bool_], k: int) -> NDArray[np.uint8]:
+    """Return, cell by cell, 1 where any pixel of any band is marked."""
+    bands = marked.any(axis=0)
+    rows, cols = bands.shape
+    cells = bands.reshape(rows // k, k, cols // k, k).any(axis=(1, 3))
+    return np.asarray(cells, np.uint8)
+
+
+def _mirrored(
+    image: NDArray[Any], seen: Box, source: Box, cells: tuple[int, int], k: int
+) -> NDArray[Any]:
+    """Return the cells `seen` of an image of `source`, mirrored at the edges."""
+    for axis, (span, held, n) in enumerate(
+        ((seen.rows, source.rows, cells[0]), (seen.cols, source.cols, cells[1])),
+        start=1,
+    ):
+        if span.clip(n) == span:
+            cut = span.scale(k).slice_in(held.scale(k))
+            image = image[:, cut] if axis == 1 else image[:, :, cut]
+        else:
+            wanted = range(span.start * k, span.stop * k)
+            index = [mirror(i, n * k) - held.start * k for i in wanted]
+            image = image.take(index, axis=axis)
+    return image
+
+
+def _repeat(image: NDArray[Any], k: int) -> NDArray[Any]:
+    return image.repeat(k, axis=0).repeat(k, axis=1)
+
+
+def _spread(flags: NDArray[np.uint8], margin: int, k: int) -> NDArray[np.uint8]:
+    """Return each output pixel's flags: those of every cell its network looked at."""
+    shape = tuple(n - 2 * margin for n in flags.shape)
+    out = np.zeros(shape, np.uint8)
+    for bit in (nodata.FILLED, nodata.SATURATED, nodata.DEFECT):
+        marked = flags & bit > 0
+        if marked.any():
+            out |= np.uint8(bit) * nodata.spread(marked, margin)
+    return _repeat(out, k)

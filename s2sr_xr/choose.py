@@ -1,0 +1,205 @@
+"""Which networks make which bands of a scene."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+from s2sr_xr.bands import BANDS, canonical
+from s2sr_xr.block import Pass
+from s2sr_xr.errors import GridError, MissingBandError, ModelError
+from s2sr_xr.grid import check_nesting, flags_name
+from s2sr_xr.models.registry import (
+    check_runs,
+    family,
+    get_spec,
+    has_weights,
+    restrict,
+)
+from s2sr_xr.predict import Predictor
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from s2sr_xr.grid import Grid, Scene
+
+__all__ = ["for_superresolution", "for_upsampling", "passes_for", "wanted_bands"]
+
+CIRRUS = "B10"
+"""No network is trained on it: it is interpolated, and only when asked for by name."""
+
+
+def wanted_bands(scene: Scene, bands: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the bands to make finer, in instrument order: those asked for, or all.
+
+    Raises
+    ------
+    MissingBandError
+        A band is not in the scene, or none is coarser than 10 m.
+    GridError
+        A band is already at 10 m.
+    """
+    coarse = [b for b in scene.planes if BANDS[b].native > 10 and b != CIRRUS]
+    if bands is None:
+        if not coarse:
+            raise MissingBandError(
+                f"The data have {', '.join(scene.planes)}, all at 10 m: there is "
+                "nothing to bring to 10 m. Load 20 m or 60 m bands too."
+            )
+        return tuple(b for b in BANDS if b in coarse)
+    names = _names(bands)
+    for name in names:
+        if name not in scene.planes:
+            raise MissingBandError(
+                f"The data do not have {name}{_closest(name, scene.planes)}; they have "
+                f"{', '.join(scene.planes)}.",
+                band=name,
+            )
+        if BANDS[name].native == 10:
+            raise GridError(
+                f"{name} is already at 10 m; keep_native=True keeps it beside others.",
+                band=name,
+            )
+    return tuple(b for b in BANDS if b in names)
+
+
+def _names(bands: Sequence[str]) -> list[str]:
+    """Return ESA's identifiers for names that a user gives."""
+    if isinstance(bands, str):
+        raise MissingBandError(f"bands is a list of names: bands=[{bands!r}].")
+    if not bands or not all(isinstance(b, str) for b in bands):
+        raise MissingBandError(
+            f"bands={list(bands)!r} names no band; give names such as ['B11'], or None "
+            "for all."
+        )
+    return [canonical(b) or b for b in bands]
+
+
+def _closest(name: str, have: Mapping[str, object]) -> str:
+    close = get_close_matches(name.upper(), list(have), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def passes_for(
+    scene: Scene,
+    chosen: Mapping[str, tuple[str, ...]],
+    *,
+    device: str = "auto",
+    precision: str = "float32",
+) -> tuple[tuple[Pass, ...], Grid]:
+    """Return how each chosen network runs over a scene, and the grid that they make.
+
+    `chosen` holds, for each model that runs, the bands it makes.
+
+    Raises
+    ------
+    ModelError
+        A model has no weights.
+    MissingBandError, GridError
+        The scene lacks a band that a network takes, or its pixels do not nest.
+    """
+    passes, grid = [], None
+    for name, own in chosen.items():
+        check_runs(name)
+        spec = restrict(get_spec(name), own)
+        cells = check_nesting(scene, spec)
+        predictor = Predictor(
+            name=name, sha256=spec.sha256, precision=precision, device=device
+        )
+        # Masks of the pixel sizes that it takes, where the product has them.
+        flags = {
+            flags_name(spec.cell / g.per_cell): g.per_cell
+            for g in spec.inputs
+            if flags_name(spec.cell / g.per_cell) in scene.flags
+        }
+        passes.append(
+            Pass(
+                predictor=predictor,
+                spec=spec,
+                keep=own,
+                cells=cells.shape,
+                flags=flags,
+            )
+        )
+        fine = cells.at(spec.resolution)
+        if grid is not None and grid != fine:
+            raise GridError(
+                f"The {spec.cell} m bands ({', '.join(own)}) cover {fine.extent} "
+                f"(west, south, east, north), the others {grid.extent}. Cut all groups "
+                "at once with obj.s2sr.window(x=..., y=...), or leave bands out: "
+                "bands=[...]."
+            )
+        grid = fine
+    assert grid is not None
+    return tuple(passes), grid
+
+
+def for_upsampling(
+    model: str | Mapping[str, str], wanted: Sequence[str]
+) -> dict[str, tuple[str, ...]]:
+    """Return, for each model that runs to bring bands to 10 m, those it makes.
+
+    Raises
+    ------
+    ModelError
+        No such model, or none for a band.
+    """
+    by_native = family(model) if isinstance(model, str) else dict(model)
+    if strange := set(by_native) - {"20m", "60m"}:
+        raise ModelError(
+            f"model has the keys {sorted(strange)}; upsample takes a name, or a "
+            'mapping such as {"20m": "bicubic-20m", "60m": "bicubic-60m"}.'
+        )
+    chosen: dict[str, tuple[str, ...]] = {}
+    for band in wanted:
+        native = BANDS[band].native
+        name = by_native.get(f"{native}m")
+        makes = get_spec(name).output.names if name else ()
+        if band not in makes:
+            if band != CIRRUS:
+                raise ModelError(
+                    f"{model!r} has no network for {band}. Leave it out (bands=[...]), "
+                    "or name one for each pixel size: "
+                    f"model={by_native | {f'{native}m': f'bicubic-{native}m'}}.",
+                    band=band,
+                )
+            name = "bicubic-60m"
+        assert name is not None
+        chosen[name] = (*chosen.get(name, ()), band)
+    return chosen
+
+
+FIVE_METRES = ("carn", "carn-s", "rrdb")
+"""Networks that bring ten bands to 5 m, in the order in which they are preferred."""
+
+
+def for_superresolution(
+    model: str | None, bands: Sequence[str] | None
+) -> dict[str, tuple[str, ...]]:
+    """Return the model that makes bands finer than 10 m, and which it makes.
+
+    None stands for the first network whose weights are there.
+
+    Raises
+    ------
+    ModelError
+        No such model, or no weights of any.
+    MissingBandError
+        The model does not make a band.
+    """
+    if model is None:
+        ready = [name for name in FIVE_METRES if has_weights(name)]
+        if not ready:
+            raise ModelError(
+                f"No weights of {', '.join(FIVE_METRES)} are shipped. Give model=, the "
+                "path of a .safetensors file, or bring the coarse bands to 10 m with "
+                "upsample()."
+            )
+        model = ready[0]
+    makes = get_spec(model).output.names
+    asked = makes if bands is None else tuple(_names(bands))
+    if strange := [b for b in asked if b not in makes]:
+        raise MissingBandError(
+            f"{model} does not make {', '.join(strange)}; it makes {', '.join(makes)}."
+        )
+    return {model: tuple(b for b in makes if b in asked)}

@@ -1,0 +1,315 @@
+"""The calls that make bands finer: from an xarray object to a Dataset."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import xarray as xr
+
+from s2sr_xr import nodata
+from s2sr_xr.bands import BANDS, canonical
+from s2sr_xr.block import QUALITY, BlockTask
+from s2sr_xr.choose import (
+    for_superresolution,
+    for_upsampling,
+    passes_for,
+    wanted_bands,
+)
+from s2sr_xr.errors import GridError, ModelError, RadiometryError
+from s2sr_xr.grid import scene_of
+from s2sr_xr.job import BLOCK, Blocks, Job, block_size, numpy_arrays
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy as np
+
+    from s2sr_xr.block import Pass
+    from s2sr_xr.grid import Grid, Object, Scene
+
+__all__ = ["decode", "superresolve", "upsample"]
+
+Obj = TypeVar("Obj", xr.DataTree, xr.Dataset, xr.DataArray)
+
+
+def upsample(
+    obj: Object,
+    model: str | Mapping[str, str] = "dsen2",
+    *,
+    bands: Sequence[str] | None = None,
+    keep_native: bool = True,
+    device: str = "auto",
+    precision: str = "float32",
+    batch: int | None = None,
+    check: bool = True,
+) -> xr.Dataset:
+    """Return the 20 m and 60 m bands at 10 m.
+
+    NumPy in gives NumPy out; Dask in gives a lazy result, and nothing is read.
+
+    Parameters
+    ----------
+    obj
+        A tree with groups ``r10m``, ``r20m``, ``r60m``, a Dataset on one 10 m grid, or
+        a DataArray with dims ``(time, band, y, x)``; float reflectance, NaN where
+        nothing was recorded.
+    model
+        Registry name, family name, or a mapping ``{"20m": ..., "60m": ...}``.
+    bands
+        Which bands to make finer; None: all that are coarser than 10 m, except B10,
+        which no network knows: asked for by name, it is interpolated and marked.
+    keep_native
+        Whether the 10 m bands of `obj` stand in the result too.
+    device
+        "cpu", "cuda", "cuda:1"; "auto" is resolved where the work runs.
+    precision
+        Arithmetic of the networks; the result is float32 in any case.
+    batch
+        Tiles that run together; None: as the device allows.
+    check
+        Whether values that cannot be reflectance raise.
+
+    Returns
+    -------
+    xr.Dataset
+        One float32 variable a band, ``(time, y, x)`` or ``(y, x)``, in reflectance; NaN
+        exactly where the band's own native pixels are missing. `quality` (uint8) says
+        what the network saw: CF's ``flag_masks`` and ``flag_meanings``.
+
+    Raises
+    ------
+    MissingBandError, GridError, RadiometryError, ModelError, ChunkError
+        The object, the model or their match is wrong; the message says how to mend it.
+    """
+    scene = scene_of(obj)
+    chosen = for_upsampling(model, wanted_bands(scene, bands))
+    passes, grid = passes_for(scene, chosen, device=device, precision=precision)
+    native = _natives(scene, grid) if keep_native else ()
+    return _run(scene, passes, grid, native=native, batch=batch, check=check)
+
+
+def superresolve(
+    obj: Object,
+    model: str | None = None,
+    *,
+    bands: Sequence[str] | None = None,
+    device: str = "auto",
+    precision: str = "float32",
+    batch: int | None = None,
+    check: bool = True,
+) -> xr.Dataset:
+    """Return bands on pixels finer than any of the sensor's.
+
+    NumPy in gives NumPy out; Dask in gives a lazy result, and nothing is read.
+
+    Parameters
+    ----------
+    obj
+        As in `upsample`.
+    model
+        Registry name or path of weights, such as "carn" (ten bands to 5 m); None: the
+        first of the 5 m networks whose weights are there.
+    bands
+        Which of the model's bands to keep; None: all.
+    device, precision, batch, check
+        As in `upsample`.
+
+    Returns
+    -------
+    xr.Dataset
+        As in `upsample`, on the model's output pixels.
+
+    Raises
+    ------
+    MissingBandError, GridError, RadiometryError, ModelError, ChunkError
+        The object, the model or their match is wrong; the message says how to mend it.
+    """
+    scene = scene_of(obj)
+    chosen = for_superresolution(model, bands)
+    passes, grid = passes_for(scene, chosen, device=device, precision=precision)
+    return _run(scene, passes, grid, native=(), batch=batch, check=check)
+
+
+def _run(
+    scene: Scene,
+    passes: tuple[Pass, ...],
+    grid: Grid,
+    *,
+    native: tuple[str, ...],
+    batch: int | None,
+    check: bool,
+) -> xr.Dataset:
+    if batch is not None and batch < 1:
+        raise ModelError(f"batch counts tiles, so it is at least 1; got {batch}.")
+    lazy = any(p.variable.chunks is not None for p in scene.planes.values())
+    task = BlockTask(
+        passes=passes,
+        native=native,
+        shape=grid.shape,
+        res=grid.res,
+        level=scene.level,
+        check=check,
+        batch=batch,
+        # A Dask worker has a thread a core; torch with as many more would fight them.
+        threads=1 if lazy else None,
+    )
+    return _dataset(scene, grid, _job(scene, task, grid), lazy=lazy)
+
+
+def _natives(scene: Scene, grid: Grid) -> tuple[str, ...]:
+    names = tuple(b for b in scene.planes if BANDS[b].native == grid.res)
+    for name in names:
+        own = scene.planes[name].grid
+        if own != grid:
+            raise GridError(
+                f"{name} covers {own.extent} (west, south, east, north), the finer "
+                f"bands {grid.extent}. Cut all groups at once with obj.s2sr.window("
+                "x=..., y=...), or pass keep_native=False."
+            )
+    return names
+
+
+def _job(scene: Scene, task: BlockTask, grid: Grid) -> Job:
+    tiles = [
+        (p.tile[0] * p.spec.output.per_cell, p.tile[1] * p.spec.output.per_cell)
+        for p in task.passes
+    ]
+    size = block_size(tiles, grid.shape, _proposed(scene, grid), grid.res)
+    planes = {**scene.planes, **scene.flags}
+    whole = Job(
+        task=task, planes=planes, times=scene.times, blocks=Blocks(grid.shape, size)
+    )
+    return whole.only(set(task.names))
+
+
+def _proposed(scene: Scene, grid: Grid) -> tuple[int, int]:
+    """Return the block that the source's chunks propose, in output pixels."""
+    chunked = [p for p in scene.planes.values() if p.variable.chunks is not None]
+    if not chunked:
+        return round(BLOCK / grid.res), round(BLOCK / grid.res)
+    finest = min(chunked, key=lambda p: p.grid.res)
+    factor = finest.grid.res / grid.res
+    *_, rows, cols = finest.variable.chunks or ()
+    return round(max(rows) * factor), round(max(cols) * factor)
+
+
+def _dataset(scene: Scene, grid: Grid, job: Job, *, lazy: bool) -> xr.Dataset:
+    if lazy:
+        from s2sr_xr.lazy import arrays
+    else:
+        arrays = numpy_arrays
+    dims = ("y", "x") if scene.times is None else ("time", "y", "x")
+    attrs = _attrs(scene, job.task)
+    found: dict[str, xr.Variable] = {}
+    for name, values in arrays(job).items():
+        found[name] = xr.Variable(dims, values, attrs[name])
+        # Both, or a plain to_zarr or to_netcdf leaves the CRS out of the coordinates.
+        found[name].encoding = {
+            "grid_mapping": "spatial_ref",
+            "coordinates": "spatial_ref",
+        }
+    names = sorted(set(found) - {QUALITY}, key=list(BANDS).index)
+    result = xr.Dataset(
+        {n: found[n] for n in (*names, QUALITY)},
+        coords={**scene.coords, **grid.coords()},
+    )
+    result.attrs = {
+        **scene.attrs,
+        "title": f"Sentinel-2 bands at {grid.res:g} m",
+        "s2sr_version": library_version(),
+        "s2sr_precision": job.task.passes[0].predictor.precision,
+    }
+    return result
+
+
+def _attrs(scene: Scene, task: BlockTask) -> dict[str, dict[str, Any]]:
+    """Return the attributes of each variable: what it is, and what made it."""
+    bits = [nodata.FILLED, nodata.SATURATED, nodata.DEFECT, nodata.UNTRAINED]
+    out: dict[str, dict[str, Any]] = {
+        QUALITY: {
+            "long_name": "what the network saw",
+            "flag_masks": _uint8(bits),
+            "flag_meanings": nodata.MEANINGS,
+        }
+    }
+    made = {b: p for p in task.passes for b in p.keep}
+    for band in (*task.native, *made):
+        fact = BANDS[band]
+        out[band] = {
+            "long_name": f"{fact.common}, {fact.wavelength:g} nm",
+            "units": "1",
+            "wavelength_nm": fact.wavelength,
+            "native_pixel_m": fact.native,
+        }
+        if text := scene.planes[band].variable.attrs.get("radiometry"):
+            out[band]["radiometry"] = str(text)
+        if band in made:
+            # The model's name and not the predictor's, which may be a local path.
+            out[band]["s2sr_model"] = made[band].spec.name
+            out[band]["s2sr_weights"] = made[band].predictor.sha256 or "none"
+    return out
+
+
+def _uint8(bits: list[int]) -> np.ndarray[Any, Any]:
+    import numpy as np
+
+    return np.array(bits, np.uint8)
+
+
+def library_version() -> str:
+    """Return the installed version of this library."""
+    try:
+        return version("s2sr-xr")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def decode(obj: Obj, *, offset: float, scale: float = 1e-4) -> Obj:
+    """Return counts as reflectance: ``(count + offset) * scale``, NaN where it is 0.
+
+    Parameters
+    ----------
+    obj
+        Variables named like bands hold counts; others are handed on as they are.
+    offset
+        Added to the counts: -1000 from processing baseline 04.00 on, 0 before.
+    scale
+        Reflectance of one count.
+
+    Raises
+    ------
+    RadiometryError
+        `scale` is not positive, or no variable holds counts.
+    """
+    if not scale > 0:
+        raise RadiometryError(f"scale is the reflectance of one count; got {scale}.")
+    if isinstance(obj, xr.DataTree):
+        return obj.map_over_datasets(lambda ds: _decode(ds, offset, scale))
+    if isinstance(obj, xr.DataArray):
+        return _decoded(obj, offset, scale)
+    if not any(canonical(str(n)) for n in obj.data_vars):
+        raise RadiometryError(
+            f"No variable is named like a band; the Dataset has {list(obj.data_vars)}."
+        )
+    return _decode(obj, offset, scale)
+
+
+def _decode(ds: xr.Dataset, offset: float, scale: float) -> xr.Dataset:
+    names = [n for n in ds.data_vars if canonical(str(n))]
+    return ds.assign({n: _decoded(ds[n], offset, scale) for n in names})
+
+
+def _decoded(counts: xr.DataArray, offset: float, scale: float) -> xr.DataArray:
+    import numpy as np
+
+    # Dividing by 10 000 rounds once, as a correctly rounded reader does.
+    values = (counts.astype(np.float32) + np.float32(offset)) / np.float32(1 / scale)
+    decoded = values.where(counts != 0)
+    decoded.attrs = {
+        k: v
+        for k, v in counts.attrs.items()
+        if k not in ("scale_factor", "add_offset", "_FillValue", "nodata")
+    } | {"units": "1", "radiometry": f"{offset:+g}, times {scale:g}, from user"}
+    decoded.encoding = {}
+    return decoded

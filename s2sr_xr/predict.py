@@ -1,0 +1,264 @@
+"""Images with halo in, image without halo out. The only place where a network runs."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from s2sr_xr.errors import ModelError
+from s2sr_xr.models.registry import is_path, load_model
+from s2sr_xr.tiling import Box, Span, cuts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    import torch
+    from numpy.typing import NDArray
+
+    from s2sr_xr.models.spec import ModelSpec
+
+    Run = Callable[..., Any]
+
+__all__ = ["PRECISIONS", "Predictor", "predict", "torch_threads"]
+
+PRECISIONS = ("float32",)
+"""What `precision` may be. bf16 comes with the first network that gains by it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Predictor:
+    """Which network runs, and how: a few hundred bytes that travel in the graph.
+
+    The weights do not: each process loads them once, by name and hash.
+    """
+
+    name: str
+    """Registry name, or the path of a weights file, which becomes absolute: a worker
+    may run in another folder."""
+
+    sha256: str | None = None
+    """Hash of the weights, None for a model without. What is loaded must have it."""
+
+    precision: str = "float32"
+    """Arithmetic of the network."""
+
+    device: str = "auto"
+    """Where it runs; "auto" is resolved by the process that runs it."""
+
+    def __post_init__(self) -> None:
+        if is_path(self.name):
+            path = Path(self.name).expanduser().absolute()
+            object.__setattr__(self, "name", str(path))
+        if self.precision not in PRECISIONS:
+            raise ModelError(
+                f"precision={self.precision!r} is not one of {', '.join(PRECISIONS)}."
+            )
+
+    def load(self) -> tuple[Run, str, threading.Lock]:
+        """Return the network, its device and the lock of that device, loaded once."""
+        device = resolve(self.device)
+        # Two paths of one file, or one in two places, are one network.
+        known = self.sha256 and is_path(self.name)
+        key = (None if known else self.name, self.sha256, device, self.precision)
+        with _LOADING:
+            if key not in _LOADED:
+                _LOADED[key] = load_model(self.name, device, sha256=self.sha256)
+            lock = _DEVICES.setdefault(device, threading.Lock())
+        return _LOADED[key], device, lock
+
+
+_LOADED: dict[tuple[str | None, str | None, str, str], Run] = {}
+_DEVICES: dict[str, threading.Lock] = {}
+_LOADING = threading.Lock()
+
+
+def resolve(device: str) -> str:
+    """Return the device that "auto" means here, or `device` if it exists.
+
+    Raises
+    ------
+    ModelError
+        The device is not there.
+    """
+    import torch
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        found = torch.empty(1, device=device).device
+    except (RuntimeError, AssertionError) as err:
+        seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        raise ModelError(
+            f"device={device!r} is not usable: torch {torch.__version__} sees {seen} "
+            'CUDA devices. Use device="auto" or "cpu".'
+        ) from err
+    # One name for one device: locks and loaded networks are kept by it.
+    return "cpu" if found.type == "cpu" else str(found)
+
+
+@contextlib.contextmanager
+def torch_threads(n: int | None) -> Iterator[None]:
+    """Run torch with `n` threads in the calling thread; None leaves it alone.
+
+    torch keeps the count per thread once a thread has used it, so that it must be set
+    where the network runs.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    if n is None or n == before:
+        yield
+        return
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def predict(
+    run: Run,
+    spec: ModelSpec,
+    images: Sequence[NDArray[np.float32]],
+    *,
+    tile: tuple[int, int],
+    batch: int | None = None,
+    device: str = "cpu",
+) -> NDArray[np.float32]:
+    """Run a network over images that carry their margin, tile by tile.
+
+    Behaves like a *valid* convolution: the margin goes in and does not come out.
+
+    Parameters
+    ----------
+    run
+        Takes one float32 tensor ``(B, C, h, w)`` a band group, gives one
+        ``(B, C, H, W)``, of the input's ground or any smaller centre of it that holds
+        the tile.
+    spec
+        The facts of the model.
+    images
+        One ``(C, (rows + 2 margin) * per_cell, (cols + 2 margin) * per_cell)`` a group,
+        finite. Rows and columns, in cells, are whole multiples of `tile`.
+    tile
+        Rows and columns of cells that are written at once.
+    batch
+        Tiles that run together on a GPU; None: 16. Out of memory, it is halved. The CPU
+        runs one tile at a time: more are no faster, and oneDNN changes its kernel, and
+        with it the last bits, with the batch.
+    device
+        Where `run` lives.
+
+    Returns
+    -------
+    ``(C, rows * per_cell, cols * per_cell)`` of the output group.
+
+    Raises
+    ------
+    ModelError
+        The output is not finite, has the wrong shape, or one tile does not fit the GPU.
+    """
+    shape = _cells(spec, images)
+    assert not any(n % t for n, t in zip(shape, tile, strict=True)), (shape, tile)
+    k = spec.output.per_cell
+    out = np.empty((len(spec.output.names), shape[0] * k, shape[1] * k), np.float32)
+    todo = [Box(r, c) for r in cuts(shape[0], tile[0]) for c in cuts(shape[1], tile[1])]
+    size = 1 if device == "cpu" else batch or 16
+    while todo:
+        now, rest = todo[:size], todo[size:]
+        try:
+            results = _run(run, spec, images, now, device)
+        except _out_of_memory() as err:
+            if size == 1:
+                raise ModelError(
+                    f"{spec.name}: {device} has no room for one tile of {tile} cells. "
+                    'Free its memory, or use device="cpu".'
+                ) from err
+            size = size // 2
+            continue
+        for box, result in zip(now, results, strict=True):
+            rows, cols = box.scale(k).slices_in(_whole(out.shape[1:]))
+            out[:, rows, cols] = result
+        todo = rest
+    if not np.isfinite(out).all():
+        raise ModelError(
+            f"{spec.name} gave {int((~np.isfinite(out)).sum())} values that are not "
+            "finite from finite input. The weights are damaged, or the input is far "
+            "from reflectance."
+        )
+    return out
+
+
+def _out_of_memory() -> type[BaseException]:
+    import torch
+
+    return torch.OutOfMemoryError
+
+
+def _cells(spec: ModelSpec, images: Sequence[NDArray[np.float32]]) -> tuple[int, int]:
+    """Return rows and columns of cells without margin, the same for every group."""
+    sizes = {
+        tuple(n // g.per_cell - 2 * spec.margin for n in image.shape[1:])
+        for g, image in zip(spec.inputs, images, strict=True)
+    }
+    assert len(sizes) == 1, sizes
+    rows, cols = sizes.pop()
+    return rows, cols
+
+
+def _whole(shape: Sequence[int]) -> Box:
+    return Box(Span(0, shape[0]), Span(0, shape[1]))
+
+
+def _run(
+    run: Run,
+    spec: ModelSpec,
+    images: Sequence[NDArray[np.float32]],
+    boxes: Sequence[Box],
+    device: str,
+) -> NDArray[np.float32]:
+    """Return the tiles `boxes`, without margin, as one stack."""
+    import torch
+
+    stacks = []
+    for group, image in zip(spec.inputs, images, strict=True):
+        # The images start one margin before cell 0.
+        wins = [_read(b, spec.margin).scale(group.per_cell) for b in boxes]
+        tiles = [
+            image[:, w.rows.start : w.rows.stop, w.cols.start : w.cols.stop]
+            for w in wins
+        ]
+        stacks.append(torch.from_numpy(np.stack(tiles)).to(device))
+    with torch.inference_mode():
+        result = run(*stacks)
+    rows, cols = (n * spec.output.per_cell for n in boxes[0].shape)
+    return _centre(spec, result, (len(boxes), len(spec.output.names), rows, cols))
+
+
+def _read(tile: Box, margin: int) -> Box:
+    """Return what `tile` reads, in cells of an image that starts at -margin."""
+    return Box(
+        tile.rows.grow(margin).shift(margin), tile.cols.grow(margin).shift(margin)
+    )
+
+
+def _centre(
+    spec: ModelSpec,
+    result: torch.Tensor,
+    want: tuple[int, int, int, int],
+) -> NDArray[np.float32]:
+    shape = tuple(result.shape)
+    excess = [have - need for have, need in zip(shape, want, strict=False)]
+    if len(shape) != 4 or any(excess[:2]) or any(e < 0 or e % 2 for e in excess[2:]):
+        raise ModelError(
+            f"{spec.name} gave {shape} where {want} or the same with its margin is "
+            "needed: the spec and the network disagree."
+        )
+    top, left = excess[2] // 2, excess[3] // 2
+    kept = result[:, :, top : top + want[2], left : left + want[3]]
+    return kept.to("cpu").float().numpy()
