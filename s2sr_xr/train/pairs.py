@@ -1,0 +1,178 @@
+"""What a network learns from: images of a scene, and what it should make of them.
+
+Two protocols. *Reduced scale* needs no finer truth: everything is degraded by the
+factor of the task, and the native coarse band is the target. *True scale* takes a
+simulated scene, whose 10 m truth is known.
+
+References
+----------
+Lanaras et al. (2018), ISPRS Journal 146, section 4.1: training one scale below.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from s2sr_xr.degrade import reduce_scale
+from s2sr_xr.errors import GridError
+from s2sr_xr.grid import check_nesting, scene_of
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from s2sr_xr.grid import Object
+    from s2sr_xr.models.spec import ModelSpec
+
+__all__ = ["Pair", "patches", "reduced_pair", "true_pair"]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One scene as a network sees it, and what it should give."""
+
+    name: str
+    """Of the scene, for messages and tables."""
+
+    images: tuple[torch.Tensor, ...]
+    """``(C, rows * per_cell, cols * per_cell)`` a band group, reflectance."""
+
+    target: torch.Tensor
+    """``(C, rows * per_cell, cols * per_cell)`` of the output group; NaN: unknown."""
+
+    weight: float = 1.0
+    """How often patches are taken from it, beside scenes of the same size."""
+
+    @property
+    def cells(self) -> tuple[int, int]:
+        """Rows and columns of cells."""
+        coarsest = self.images[-1]
+        return coarsest.shape[-2], coarsest.shape[-1]
+
+
+def reduced_pair(obj: Object, spec: ModelSpec, name: str) -> Pair:
+    """Return a scene one scale below: degraded images, and the native band as target.
+
+    A 20 m task makes 20 m pixels of 40 m ones; a 60 m task 60 m pixels of 360 m ones.
+    Rows and columns beyond the last whole cell are left out.
+
+    Parameters
+    ----------
+    obj
+        Reflectance with the bands of `spec`; read here, the first time step.
+    spec
+        The task. Its last input group is the one that is made finer.
+    name
+        Of the scene.
+
+    Raises
+    ------
+    MissingBandError, GridError
+        A band is not there, pixels do not nest, or not one cell fits.
+    """
+    factor = spec.output.per_cell
+    rows, cols = (n // factor for n in check_nesting(scene_of(obj), spec).shape)
+    if not rows or not cols:
+        raise GridError(
+            f"{name} is smaller than one cell of {spec.cell * factor} m; one scale "
+            f"below, a scene needs {factor} pixels of {spec.cell} m along each side."
+        )
+    native = _stacks(obj, spec)
+    images = tuple(
+        reduce_scale(
+            stack[:, : rows * factor * g.per_cell, : cols * factor * g.per_cell], factor
+        )
+        for g, stack in zip(spec.inputs, native, strict=True)
+    )
+    target = native[-1][:, : rows * factor, : cols * factor]
+    return Pair(name, images, target)
+
+
+def true_pair(obj: Object, truth: xr.Dataset, spec: ModelSpec, name: str) -> Pair:
+    """Return a simulated scene at its own scale, with the 10 m truth as target.
+
+    `truth` holds the bands of ``spec.output`` on 10 m pixels (`s2sr_xr.open_truth`).
+    """
+    check_nesting(scene_of(obj), spec)
+    stack = np.stack([truth[b].to_numpy() for b in spec.output.names])
+    return Pair(name, tuple(_stacks(obj, spec)), torch.from_numpy(stack))
+
+
+def _stacks(obj: Object, spec: ModelSpec) -> list[torch.Tensor]:
+    planes = scene_of(obj).planes
+    stacks = []
+    for group in spec.inputs:
+        variables = [planes[b].variable for b in group.names]
+        first = [v[0] if v.ndim == 3 else v for v in variables]
+        stack = np.stack([v.to_numpy().astype(np.float32) for v in first])
+        stacks.append(torch.from_numpy(stack))
+    return stacks
+
+
+def patches(
+    pairs: list[Pair], spec: ModelSpec, *, side: int, batch: int, seed: int, step: int
+) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+    """Return the batch of one training step: a function of seed and step alone.
+
+    Patches of `side` cells at whole cells, from scenes in proportion to the root of
+    their area, without missing pixels; turned and mirrored at random, and brightened or
+    darkened together with their target, since what surrounds an edge should not decide
+    how it is drawn.
+
+    Raises
+    ------
+    GridError
+        In 200 draws no scene gave a patch without missing pixels.
+    """
+    rng = np.random.default_rng((seed, step))
+    large = [p for p in pairs if min(p.cells) >= side]
+    if not large:
+        raise GridError(
+            f"No scene has {side} x {side} cells; the largest of {len(pairs)} has "
+            f"{max((p.cells for p in pairs), default=(0, 0))}. Use smaller patches."
+        )
+    # The root of the area: a large scene holds more, but not more kinds of country.
+    share = np.array([p.weight * (p.cells[0] * p.cells[1]) ** 0.5 for p in large])
+    found: list[tuple[torch.Tensor, ...]] = []
+    for _ in range(200 * batch):
+        pair = large[rng.choice(len(large), p=share / share.sum())]
+        patch = _patch(pair, spec, side, rng)
+        if all(bool(torch.isfinite(t).all()) for t in patch):
+            found.append(_augmented(patch, rng))
+        if len(found) == batch:
+            *images, target = (torch.stack(t) for t in zip(*found, strict=True))
+            return tuple(images), target
+    raise GridError(
+        f"200 draws a patch found {len(found)} of {batch} without missing pixels in "
+        f"{', '.join(p.name for p in large)}."
+    )
+
+
+def _patch(
+    pair: Pair, spec: ModelSpec, side: int, rng: np.random.Generator
+) -> list[torch.Tensor]:
+    top, left = (int(rng.integers(n - side + 1)) for n in pair.cells)
+    groups = [*spec.inputs, spec.output]
+    return [
+        image[
+            :,
+            top * g.per_cell : (top + side) * g.per_cell,
+            left * g.per_cell : (left + side) * g.per_cell,
+        ]
+        for g, image in zip(groups, [*pair.images, pair.target], strict=True)
+    ]
+
+
+def _augmented(
+    patch: list[torch.Tensor], rng: np.random.Generator
+) -> tuple[torch.Tensor, ...]:
+    turns, flip = int(rng.integers(4)), bool(rng.integers(2))
+    gain = float(np.exp(rng.uniform(np.log(0.5), np.log(4.0))))
+    out = []
+    for image in patch:
+        turned = torch.rot90(image, turns, (-2, -1))
+        out.append((turned.flip(-1) if flip else turned) * gain)
+    return tuple(out)
