@@ -397,7 +397,7 @@ def test_out_is_a_new_file(tmp_path):
         import_checkpoint(source, "dsen2", out=tmp_path)
 
 
-# ru_maxrss would tell the peak of the test runner that started this process; VmHWM begins at exec
+# ru_maxrss tells the peak of the runner that started this process; VmHWM begins anew.
 MEASURE = """
 import pathlib, re, sys, time
 import h5py, torch, safetensors.torch, s2sr_xr
