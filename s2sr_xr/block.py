@@ -7,7 +7,7 @@ task, or as a job on a cluster.
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -16,7 +16,7 @@ from s2sr_xr import nodata
 from s2sr_xr.bands import BANDS
 from s2sr_xr.errors import RadiometryError
 from s2sr_xr.predict import predict, torch_threads
-from s2sr_xr.tiling import REACH, Box, mirror, mirrored_source
+from s2sr_xr.tiling import CORRECTION, REACH, Box, mirror, mirrored_source
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,6 +64,12 @@ class Pass:
     flags: Mapping[str, int] = field(default_factory=dict, hash=False)
     """Masks of the product that concern its bands, and their pixels along a cell."""
 
+    consistent: bool = False
+    """Whether the result's means over native pixels are put right; in its margin."""
+
+    ceiling: float = nodata.CEILING
+    """From which value on a pixel is saturated."""
+
     @property
     def tile(self) -> tuple[int, int]:
         """Rows and columns of a tile, in cells: the card's, or less for a small object.
@@ -85,15 +91,15 @@ class Pass:
 
     def reads(self, block: Box) -> Box:
         """Return the cells `block` (in output pixels) needs, the fill's reach too."""
-        span = self._tiles(block).grow(self.spec.margin)
+        span = self.tiles(block).grow(self.spec.margin)
         source = Box(
             mirrored_source(span.rows, self.cells[0]),
             mirrored_source(span.cols, self.cells[1]),
         )
         return source.grow(REACH).clip(self.cells)
 
-    def _tiles(self, block: Box) -> Box:
-        """Return the whole tiles that make up `block`, in cells."""
+    def tiles(self, block: Box) -> Box:
+        """Return the whole tiles that make up `block` (in output pixels), in cells."""
         return block.group(self.spec.output.per_cell).outward(self.tile)
 
     def run(
@@ -105,7 +111,7 @@ class Pass:
         missing pixels are NaN, saturated ones +inf or beyond the ceiling.
         """
         spec, source = self.spec, self.reads(block)
-        tiles = self._tiles(block)
+        tiles = self.tiles(block)
         seen = tiles.grow(spec.margin)
         stacks, flags = [], np.zeros(source.shape, np.uint8)
         absent: dict[str, NDArray[np.bool_]] = {}
@@ -114,7 +120,7 @@ class Pass:
             stack = np.stack([images[b] for b in group.names])
             missing = ~np.isfinite(stack)
             flags |= nodata.FILLED * _any_in_cell(missing, k)
-            flags |= nodata.SATURATED * _any_in_cell(stack >= nodata.CEILING, k)
+            flags |= nodata.SATURATED * _any_in_cell(stack >= self.ceiling, k)
             absent |= zip(group.names, missing, strict=True)
             means = [spec.fill.get(b, 0.0) for b in group.names]
             filled = nodata.fill(stack, missing, per_cell=k, means=means)
@@ -130,18 +136,30 @@ class Pass:
             b: _repeat(absent[b], k // spec.per_cell(b))[
                 block.slices_in(source.scale(k))
             ]
-            for b in self.keep
+            for b in spec.output.names
             if absent[b].any()
         }
-        if len(gone) == len(self.keep) and all(g.all() for g in gone.values()):
-            result = {b: np.full(block.shape, np.nan, np.float32) for b in self.keep}
+        if all(b in gone and gone[b].all() for b in map(_band_of, self.keep)):
+            result = {n: np.full(block.shape, np.nan, np.float32) for n in self.keep}
         else:
             out = self._predict(stacks, batch)
-            made = dict(zip(spec.output.names, out, strict=True))
+            made = {n: c[inner] for n, c in zip(spec.channels, out, strict=True)}
             # A copy, or one band would keep the network's whole output alive.
-            result = {b: made[b][inner].copy() for b in self.keep}
-            for b, missing in gone.items():
-                result[b][missing] = np.nan
+            result = {n: made[n].copy() for n in self.keep}
+            if spec.also:
+                gone = {
+                    b: _moved(
+                        absent[b],
+                        (made[f"flow_y_{b}"], made[f"flow_x_{b}"]),
+                        block,
+                        source,
+                        self.cells,
+                    )
+                    for b in spec.output.names
+                }
+            for n in self.keep:
+                if (band := _band_of(n)) in gone:
+                    result[n][gone[band]] = np.nan
         seen_flags = _mirrored(flags[None], seen, source, self.cells, 1)[0]
         return result, _spread(seen_flags, spec.margin, k)[inner]
 
@@ -149,6 +167,11 @@ class Pass:
         self, stacks: list[NDArray[np.float32]], batch: int | None
     ) -> NDArray[np.float32]:
         run, device, lock = self.predictor.load()
+        if self.consistent:
+            from s2sr_xr.consistency import Consistent
+
+            inner = self.spec.margin - CORRECTION
+            run = Consistent(run, replace(self.spec, margin=inner))
         # One network at a time on a GPU; on the CPU every thread runs its own tiles.
         with lock if device != "cpu" else contextlib.nullcontext():
             return predict(
@@ -329,6 +352,37 @@ def _mirrored(
             index = [mirror(i, n * k) - held.start * k for i in wanted]
             image = image.take(index, axis=axis)
     return image
+
+
+def _band_of(name: str) -> str:
+    """Return the band that an output belongs to: itself, or that of a flow.
+
+    >>> _band_of("flow_y_B02")
+    'B02'
+    """
+    return name.rpartition("_")[2]
+
+
+def _moved(
+    missing: NDArray[np.bool_],
+    flow: tuple[NDArray[np.float32], ...],
+    block: Box,
+    source: Box,
+    cells: tuple[int, int],
+) -> NDArray[np.bool_]:
+    """Return where a warped band was fetched from a missing pixel, or from beyond."""
+    grid = np.ogrid[
+        block.rows.start : block.rows.stop, block.cols.start : block.cols.stop
+    ]
+    inside = np.ones(block.shape, bool)
+    index = []
+    for at, shift, held, n in zip(
+        grid, flow, (source.rows, source.cols), cells, strict=True
+    ):
+        place = at + np.rint(shift).astype(np.int64)
+        inside &= (place >= 0) & (place < n)
+        index.append(place.clip(held.start, held.stop - 1) - held.start)
+    return np.asarray(missing[tuple(index)] | ~inside)
 
 
 def _repeat(image: NDArray[Any], k: int) -> NDArray[Any]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from s2sr_xr.bands import BANDS, canonical
 from s2sr_xr.block import Pass
-from s2sr_xr.errors import GridError, MissingBandError, ModelError
+from s2sr_xr.errors import GridError, MissingBandError, ModelError, RadiometryError
 from s2sr_xr.grid import check_nesting, flags_name
 from s2sr_xr.models.registry import (
     check_runs,
@@ -17,13 +18,23 @@ from s2sr_xr.models.registry import (
     restrict,
 )
 from s2sr_xr.predict import Predictor
+from s2sr_xr.tiling import CORRECTION
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from s2sr_xr.grid import Grid, Scene
+    from s2sr_xr.models.spec import ModelSpec
 
-__all__ = ["for_superresolution", "for_upsampling", "passes_for", "wanted_bands"]
+__all__ = [
+    "for_registration",
+    "for_superresolution",
+    "for_upsampling",
+    "passes_for",
+    "wanted_bands",
+]
+
+_UNITS = {"1": "reflectance (L1C, L2A)", "count": "raw counts (L1B)"}
 
 CIRRUS = "B10"
 """No network is trained on it: it is interpolated, and only when asked for by name."""
@@ -86,15 +97,20 @@ def passes_for(
     *,
     device: str = "auto",
     precision: str = "float32",
+    reference: str | None = None,
+    consistent: bool = False,
 ) -> tuple[tuple[Pass, ...], Grid]:
     """Return how each chosen network runs over a scene, and the grid that they make.
 
-    `chosen` holds, for each model that runs, the bands it makes.
+    `chosen` holds, for each model that runs, the bands it makes; `reference` is the
+    band that a registration aligns the others to; `consistent` puts means right.
 
     Raises
     ------
     ModelError
         A model has no weights.
+    RadiometryError
+        The pixels of the scene count something else than a model takes.
     MissingBandError, GridError
         The scene lacks a band that a network takes, or its pixels do not nest.
     """
@@ -102,9 +118,21 @@ def passes_for(
     for name, own in chosen.items():
         check_runs(name)
         spec = restrict(get_spec(name), own)
+        if spec.units != scene.units:
+            takes, has = (_UNITS.get(u, u) for u in (spec.units, scene.units))
+            raise RadiometryError(
+                f"{name} takes {takes}; the data are {has}. Choose another model: "
+                "s2sr_xr.list_models() lists them."
+            )
+        if consistent:
+            spec = _with_correction(spec)
         cells = check_nesting(scene, spec)
         predictor = Predictor(
-            name=name, sha256=spec.sha256, precision=precision, device=device
+            name=name,
+            sha256=spec.sha256,
+            precision=precision,
+            device=device,
+            reference=None if reference is None else spec.bands.index(reference),
         )
         # Masks of the pixel sizes that it takes, where the product has them.
         flags = {
@@ -119,6 +147,8 @@ def passes_for(
                 keep=own,
                 cells=cells.shape,
                 flags=flags,
+                ceiling=scene.ceiling,
+                consistent=consistent,
             )
         )
         fine = cells.at(spec.resolution)
@@ -132,6 +162,17 @@ def passes_for(
         grid = fine
     assert grid is not None
     return tuple(passes), grid
+
+
+def _with_correction(spec: ModelSpec) -> ModelSpec:
+    """Return the facts of a model whose means are put right after it."""
+    if not spec.exact:
+        raise ModelError(
+            f"consistent=True needs a network whose bands stay where they are, and "
+            f"{spec.name} moves them. Leave it out."
+        )
+    margin = spec.margin + CORRECTION
+    return replace(spec, margin=margin, tile=spec.tile + -2 * CORRECTION % spec.align)
 
 
 def for_upsampling(
@@ -169,16 +210,20 @@ def for_upsampling(
     return chosen
 
 
-FIVE_METRES = ("carn", "carn-s", "rrdb")
-"""Networks that bring ten bands to 5 m, in the order in which they are preferred."""
+FIVE_METRES = {"1": ("carn-s", "carn", "rrdb"), "count": ("rec-s", "rec")}
+"""Networks that bring bands to 5 m, in the order in which they are preferred: of
+reflectance, and of the counts of L1B."""
+
+REGISTRATION = ("csr-s", "csr")
+"""Networks that align the bands of L1B, in the order in which they are preferred."""
 
 
 def for_superresolution(
-    model: str | None, bands: Sequence[str] | None
+    model: str | None, bands: Sequence[str] | None, *, units: str = "1"
 ) -> dict[str, tuple[str, ...]]:
     """Return the model that makes bands finer than 10 m, and which it makes.
 
-    None stands for the first network whose weights are there.
+    None stands for the first network of pixels of `units` whose weights are there.
 
     Raises
     ------
@@ -187,15 +232,7 @@ def for_superresolution(
     MissingBandError
         The model does not make a band.
     """
-    if model is None:
-        ready = [name for name in FIVE_METRES if has_weights(name)]
-        if not ready:
-            raise ModelError(
-                f"No weights of {', '.join(FIVE_METRES)} are shipped. Give model=, the "
-                "path of a .safetensors file, or bring the coarse bands to 10 m with "
-                "upsample()."
-            )
-        model = ready[0]
+    model = model or _ready(FIVE_METRES[units])
     makes = get_spec(model).output.names
     asked = makes if bands is None else tuple(_names(bands))
     if strange := [b for b in asked if b not in makes]:
@@ -203,3 +240,43 @@ def for_superresolution(
             f"{model} does not make {', '.join(strange)}; it makes {', '.join(makes)}."
         )
     return {model: tuple(b for b in makes if b in asked)}
+
+
+def for_registration(
+    model: str | None, reference: str, *, flow: bool
+) -> tuple[dict[str, tuple[str, ...]], str]:
+    """Return the model that aligns bands and what it makes, and the band they lie on.
+
+    Raises
+    ------
+    ModelError
+        No such model, no weights of any, or one that does not register.
+    MissingBandError
+        The model does not take the reference.
+    """
+    model = model or _ready(REGISTRATION)
+    spec = get_spec(model)
+    if not spec.also:
+        raise ModelError(
+            f"{model} gives no flow: it does not register. Choose one of "
+            f"{', '.join(REGISTRATION)}, or the path of such weights."
+        )
+    (anchor,) = _names([reference])
+    if anchor not in spec.bands:
+        raise MissingBandError(
+            f"reference={reference!r} is not a band that {model} takes; it takes "
+            f"{', '.join(spec.bands)}."
+        )
+    flows = (n for n in spec.also if not n.endswith(anchor))
+    return {model: (*spec.output.names, *(flows if flow else ()))}, anchor
+
+
+def _ready(names: Sequence[str]) -> str:
+    """Return the first model that has weights."""
+    found = next(filter(has_weights, names), None)
+    if found is None:
+        raise ModelError(
+            f"No weights of {', '.join(names)} are shipped. Give model=, the path of a "
+            ".safetensors file that training or s2sr_xr.import_checkpoint made."
+        )
+    return found

@@ -11,6 +11,7 @@ from s2sr_xr import nodata
 from s2sr_xr.bands import BANDS, canonical
 from s2sr_xr.block import QUALITY, BlockTask
 from s2sr_xr.choose import (
+    for_registration,
     for_superresolution,
     for_upsampling,
     passes_for,
@@ -19,6 +20,7 @@ from s2sr_xr.choose import (
 from s2sr_xr.errors import GridError, ModelError, RadiometryError
 from s2sr_xr.grid import scene_of
 from s2sr_xr.job import BLOCK, Blocks, Job, block_size, numpy_arrays
+from s2sr_xr.sensor import detector_scene, detectors_of, is_sensor
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,9 +30,10 @@ if TYPE_CHECKING:
     from s2sr_xr.block import Pass
     from s2sr_xr.grid import Grid, Object, Scene
 
-__all__ = ["decode", "superresolve", "upsample"]
+__all__ = ["decode", "register", "superresolve", "upsample"]
 
 Obj = TypeVar("Obj", xr.DataTree, xr.Dataset, xr.DataArray)
+Detectors = TypeVar("Detectors", xr.DataTree, xr.Dataset)
 
 
 def upsample(
@@ -41,6 +44,7 @@ def upsample(
     keep_native: bool = True,
     device: str = "auto",
     precision: str = "float32",
+    consistent: bool = False,
     batch: int | None = None,
     check: bool = True,
 ) -> xr.Dataset:
@@ -65,6 +69,9 @@ def upsample(
         "cpu", "cuda", "cuda:1"; "auto" is resolved where the work runs.
     precision
         Arithmetic of the networks; the result is float32 in any case.
+    consistent
+        Whether fine pixels are shifted, smoothly, so that their mean over each native
+        pixel is what the sensor recorded there.
     batch
         Tiles that run together; None: as the device allows.
     check
@@ -84,7 +91,9 @@ def upsample(
     """
     scene = scene_of(obj)
     chosen = for_upsampling(model, wanted_bands(scene, bands))
-    passes, grid = passes_for(scene, chosen, device=device, precision=precision)
+    passes, grid = passes_for(
+        scene, chosen, device=device, precision=precision, consistent=consistent
+    )
     native = _natives(scene, grid) if keep_native else ()
     return _run(scene, passes, grid, native=native, batch=batch, check=check)
 
@@ -96,9 +105,10 @@ def superresolve(
     bands: Sequence[str] | None = None,
     device: str = "auto",
     precision: str = "float32",
+    consistent: bool = False,
     batch: int | None = None,
     check: bool = True,
-) -> xr.Dataset:
+) -> xr.Dataset | xr.DataTree:
     """Return bands on pixels finer than any of the sensor's.
 
     NumPy in gives NumPy out; Dask in gives a lazy result, and nothing is read.
@@ -106,29 +116,129 @@ def superresolve(
     Parameters
     ----------
     obj
-        As in `upsample`.
+        As in `upsample`; or detectors of `open_l1b` in counts, whose four bands are
+        also aligned to green.
     model
-        Registry name or path of weights, such as "carn" (ten bands to 5 m); None: the
-        first of the 5 m networks whose weights are there.
+        Registry name or path of weights, such as "carn" (ten bands to 5 m) or "rec"
+        (L1B); None: the first of the 5 m networks whose weights are there.
     bands
         Which of the model's bands to keep; None: all.
-    device, precision, batch, check
-        As in `upsample`.
+    device, precision, consistent, batch, check
+        As in `upsample`; networks of L1B move bands, and cannot be `consistent`.
 
     Returns
     -------
     xr.Dataset
-        As in `upsample`, on the model's output pixels.
+        As in `upsample`, on the model's output pixels. Of a tree of L1B detectors, a
+        tree of such Datasets in counts, lines and samples counted in native pixels.
 
     Raises
     ------
     MissingBandError, GridError, RadiometryError, ModelError, ChunkError
         The object, the model or their match is wrong; the message says how to mend it.
     """
+    if is_sensor(obj):
+        chosen = for_superresolution(model, bands, units="count")
+        how: dict[str, Any] = {"device": device, "precision": precision, "batch": batch}
+        how |= {"consistent": consistent}
+        if isinstance(obj, xr.Dataset):
+            return _by_detector(obj, chosen, **how)
+        assert isinstance(obj, xr.DataTree)
+        return _by_detector(obj, chosen, **how)
     scene = scene_of(obj)
     chosen = for_superresolution(model, bands)
-    passes, grid = passes_for(scene, chosen, device=device, precision=precision)
+    passes, grid = passes_for(
+        scene, chosen, device=device, precision=precision, consistent=consistent
+    )
     return _run(scene, passes, grid, native=(), batch=batch, check=check)
+
+
+def register(
+    obj: Detectors,
+    model: str | None = None,
+    *,
+    reference: str = "B03",
+    flow: bool = False,
+    device: str = "auto",
+    precision: str = "float32",
+    batch: int | None = None,
+) -> Detectors:
+    """Return the bands of L1B detectors aligned to one of them, on the same pixels.
+
+    Tile by tile: the network sees a tile with its halo, standardised by itself, so that
+    a crop is another image; `benchmarks/seams.py` tells the jump between tiles. Shifts
+    of up to 10 px along each axis are found; bring bands near with `align_to_green`
+    first. NumPy in gives NumPy out; Dask in gives a lazy result, and nothing is read.
+
+    Parameters
+    ----------
+    obj
+        Of `open_l1b`: a tree with groups ``d01`` ... ``d12``, or one of them; B02, B03,
+        B04, B08 in float counts, dims ``(y, x)``, NaN where nothing was recorded.
+    model
+        Registry name or path of weights; None: the first of "csr-s" and "csr" whose
+        weights are there.
+    reference
+        The band that stays as it is.
+    flow
+        Whether the result also holds ``flow_y_B02``, ``flow_x_B02`` ... of every other
+        band: where in the recorded band each pixel was fetched, in pixels from its own
+        place; positive is down and right.
+    device, precision, batch
+        As in `upsample`.
+
+    Returns
+    -------
+    xr.DataTree or xr.Dataset
+        As `obj`: float32 counts, warped by bicubic interpolation; NaN where the pixel
+        was fetched from a missing one or from beyond the raster; and `quality`.
+
+    Raises
+    ------
+    GridError, RadiometryError, MissingBandError, ModelError
+        The object, the model or their match is wrong; the message says how to mend it.
+
+    References
+    ----------
+    Nguyen et al. (2023), L1BSR, section 3.2 and eq. 2. CVPR workshops.
+    """
+    chosen, anchor = for_registration(model, reference, flow=flow)
+    return _by_detector(
+        obj, chosen, reference=anchor, device=device, precision=precision, batch=batch
+    )
+
+
+def _by_detector(
+    obj: Detectors,
+    chosen: Mapping[str, tuple[str, ...]],
+    *,
+    device: str,
+    precision: str,
+    batch: int | None,
+    reference: str | None = None,
+    consistent: bool = False,
+) -> Detectors:
+    def one(ds: xr.Dataset) -> xr.Dataset:
+        scene = detector_scene(ds)
+        passes, grid = passes_for(
+            scene,
+            chosen,
+            device=device,
+            precision=precision,
+            reference=reference,
+            consistent=consistent,
+        )
+        result = _run(scene, passes, grid, native=(), batch=batch, check=False)
+        if reference is not None:
+            result.attrs |= {"title": f"Sentinel-2 bands on {reference}"}
+        return result
+
+    if isinstance(obj, xr.Dataset):
+        return one(obj)
+    groups = {name: one(ds) for name, ds in detectors_of(obj).items()}
+    tree = xr.DataTree.from_dict(groups)
+    tree.attrs = dict(obj.attrs)
+    return tree
 
 
 def _run(
@@ -204,12 +314,15 @@ def _dataset(scene: Scene, grid: Grid, job: Job, *, lazy: bool) -> xr.Dataset:
     found: dict[str, xr.Variable] = {}
     for name, values in arrays(job).items():
         found[name] = xr.Variable(dims, values, attrs[name])
-        # Both, or a plain to_zarr or to_netcdf leaves the CRS out of the coordinates.
-        found[name].encoding = {
-            "grid_mapping": "spatial_ref",
-            "coordinates": "spatial_ref",
-        }
-    names = sorted(set(found) - {QUALITY}, key=list(BANDS).index)
+        if grid.crs:
+            # Both, or a plain to_zarr or to_netcdf loses the CRS.
+            found[name].encoding = {
+                "grid_mapping": "spatial_ref",
+                "coordinates": "spatial_ref",
+            }
+    order = {name: n for n, name in enumerate(BANDS)}
+    named = (n for n in found if n != QUALITY)
+    names = sorted(named, key=lambda n: order.get(n, len(order)))
     result = xr.Dataset(
         {n: found[n] for n in (*names, QUALITY)},
         coords={**scene.coords, **grid.coords()},
@@ -235,10 +348,18 @@ def _attrs(scene: Scene, task: BlockTask) -> dict[str, dict[str, Any]]:
     }
     made = {b: p for p in task.passes for b in p.keep}
     for band in (*task.native, *made):
+        if band not in BANDS:
+            axis, moved = band.removeprefix("flow_").split("_")
+            out[band] = {
+                "long_name": f"shift along {axis} at which {moved} was fetched",
+                "units": "1",
+                "comment": "in pixels, positive along increasing index",
+            }
+            continue
         fact = BANDS[band]
         out[band] = {
             "long_name": f"{fact.common}, {fact.wavelength:g} nm",
-            "units": "1",
+            "units": scene.units,
             "wavelength_nm": fact.wavelength,
             "native_pixel_m": fact.native,
         }
@@ -248,6 +369,8 @@ def _attrs(scene: Scene, task: BlockTask) -> dict[str, dict[str, Any]]:
             # The model's name and not the predictor's, which may be a local path.
             out[band]["s2sr_model"] = made[band].spec.name
             out[band]["s2sr_weights"] = made[band].predictor.sha256 or "none"
+            if made[band].consistent:
+                out[band]["s2sr_consistent"] = "means over native pixels kept"
     return out
 
 

@@ -17,6 +17,7 @@ import xarray as xr
 
 from s2sr_xr.bands import BANDS, canonical, group
 from s2sr_xr.errors import GridError, MissingBandError, RadiometryError
+from s2sr_xr.nodata import CEILING
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping
@@ -245,6 +246,12 @@ class Scene:
 
     attrs: Mapping[str, Any] = field(default_factory=dict)
     """Attributes that describe the scene."""
+
+    units: str = "1"
+    """What a pixel counts: reflectance, or ``"count"`` for L1B."""
+
+    ceiling: float = CEILING
+    """From which value on a pixel is saturated."""
 
     @property
     def times(self) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from s2sr_xr.allocator import keep_memory
 from s2sr_xr.errors import ModelError
-from s2sr_xr.models.registry import is_path, load_model
+from s2sr_xr.models.registry import get_spec, is_path, load_model
 from s2sr_xr.tiling import Box, Span, cuts
 
 if TYPE_CHECKING:
@@ -26,8 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ["PRECISIONS", "Predictor", "predict", "torch_threads"]
 
-PRECISIONS = ("float32",)
-"""What `precision` may be. bf16 comes with the first network that gains by it."""
+PRECISIONS = ("float32", "bf16")
+"""What `precision` may be. With "bf16" the convolutions between features compute in
+bfloat16; what bands enter and leave by, and what is summed up, stays float32."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +53,9 @@ class Predictor:
     device: str = "auto"
     """Where it runs; "auto" is resolved by the process that runs it."""
 
+    reference: int | None = None
+    """Channel that the others are aligned to, for a network that registers."""
+
     def __post_init__(self) -> None:
         if is_path(self.name):
             path = Path(self.name).expanduser().absolute()
@@ -67,9 +73,28 @@ class Predictor:
         key = (None if known else self.name, self.sha256, device, self.precision)
         with _LOADING:
             if key not in _LOADED:
-                _LOADED[key] = load_model(self.name, device, sha256=self.sha256)
+                _LOADED[key] = self._ready(device)
             lock = _DEVICES.setdefault(device, threading.Lock())
-        return _LOADED[key], device, lock
+        network = _LOADED[key]
+        if self.reference is None:
+            return network, device, lock
+        align: Run = network.align  # type: ignore[attr-defined]
+        return functools.partial(align, reference=self.reference), device, lock
+
+    def _ready(self, device: str) -> Run:
+        from s2sr_xr.models.layers import lower
+
+        if device == "cpu":
+            keep_memory()
+        network = load_model(self.name, device, sha256=self.sha256)
+        # Interpolation has no convolutions between features, and nothing to gain.
+        trained = get_spec(self.name).trained
+        if self.precision == "bf16" and trained and not lower(network):
+            raise ModelError(
+                f"{self.name} has no layers of this library that compute in bf16. Use "
+                'precision="float32".'
+            )
+        return network
 
 
 _LOADED: dict[tuple[str | None, str | None, str, str], Run] = {}
@@ -166,7 +191,7 @@ def predict(
     shape = _cells(spec, images)
     assert not any(n % t for n, t in zip(shape, tile, strict=True)), (shape, tile)
     k = spec.output.per_cell
-    out = np.empty((len(spec.output.names), shape[0] * k, shape[1] * k), np.float32)
+    out = np.empty((len(spec.channels), shape[0] * k, shape[1] * k), np.float32)
     todo = [Box(r, c) for r in cuts(shape[0], tile[0]) for c in cuts(shape[1], tile[1])]
     size = 1 if device == "cpu" else batch or 16
     while todo:
@@ -237,7 +262,7 @@ def _run(
     with torch.inference_mode():
         result = run(*stacks)
     rows, cols = (n * spec.output.per_cell for n in boxes[0].shape)
-    return _centre(spec, result, (len(boxes), len(spec.output.names), rows, cols))
+    return _centre(spec, result, (len(boxes), len(spec.channels), rows, cols))
 
 
 def _read(tile: Box, margin: int) -> Box:

@@ -37,6 +37,9 @@ REACH = 2
 """How far a missing pixel looks for valid ones of its own band, in cells. Part of the
 halo: a fill with no bound would depend on the window that is read."""
 
+CORRECTION = 1
+"""How far, in cells, putting the means right looks beyond a cell: `consistency`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Span:

@@ -55,6 +55,20 @@ def tree(cells, bands, *, cell=60, times=None, seed=0, values=None, corner=CORNE
     return made
 
 
+def detector(shape, seed=0):
+    """Return one detector in counts, from line 100 and sample 40 on."""
+    rng = np.random.default_rng(seed)
+    coords = {
+        d: start + 0.5 + np.arange(n)
+        for d, start, n in zip("yx", (100, 40), shape, strict=True)
+    }
+    bands = {
+        b: (("y", "x"), rng.uniform(60, 900, shape).astype("f4"), {"units": "count"})
+        for b in ("B02", "B03", "B04", "B08")
+    }
+    return xr.Dataset(bands, coords)
+
+
 def integers(seed=0):
     """Return a maker of small whole numbers: their float32 sums are exact."""
     rng = np.random.default_rng(seed)

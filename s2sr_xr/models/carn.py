@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from s2sr_xr.models.layers import Conv, Inputs, Joint, Padding, centre
+from s2sr_xr.models.resample import Upsample
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -114,6 +115,10 @@ class CARN(nn.Module):
         One residual block is used for all stages of a cascading block.
     mean, std
         Of each band, in reflectance.
+    skip
+        Add bicubic interpolation of the input to what the last convolution gives. The
+        published networks do not; with a last convolution of zeros one that does begins
+        as interpolation, and has only the rest to learn.
     padding
         ``"same"`` pads the first convolution by reflection, the others with zeros.
     """
@@ -129,6 +134,7 @@ class CARN(nn.Module):
         shared: bool = True,
         mean: Sequence[float],
         std: Sequence[float],
+        skip: bool = False,
         padding: Padding = "valid",
     ) -> None:
         super().__init__()
@@ -145,6 +151,7 @@ class CARN(nn.Module):
         self.trunk = Cascade([cascade() for _ in range(blocks)], features, blocks)
         self.widen = Conv(features, features, padding=padding)
         self.tail = Conv(features // 4, bands, padding=padding)
+        self.skip = Upsample(2, "bicubic") if skip else None
 
     def forward(self, *images: torch.Tensor) -> torch.Tensor:
         """Return reflectance ``(B, C of all groups, 2 H, 2 W)``.
@@ -153,5 +160,10 @@ class CARN(nn.Module):
         centre of the same ground.
         """
         x = self.standard(self.joint(*images))
-        x = F.pixel_shuffle(self.widen(self.trunk(self.head(x))), 2)
-        return self.standard.undo(self.tail(x))
+        y = F.pixel_shuffle(self.widen(self.trunk(self.head(x))), 2)
+        y = self.tail(y)
+        if self.skip is not None:
+            # Edge pixels lie in the padding of a patch, never in a tile.
+            padded = F.pad(x, (self.skip.reach,) * 4, mode="replicate")
+            y = y + centre(self.skip(padded), y)
+        return self.standard.undo(y)

@@ -114,6 +114,15 @@ class CSR(nn.Module):
         x = self.conv2(F.leaky_relu_(self.conv1(x), SLOPE))
         return x.tanh() * LONGEST  # type: ignore[no-any-return]
 
+    def align(self, image: torch.Tensor, *, reference: int) -> torch.Tensor:
+        """Return all bands on the `reference`, then the flow of each: y, and x.
+
+        ``(B, 3 C, h, w)`` of ``(B, C, h, w)`` in any unit: C bands, then for each band
+        its shifts in pixels, 0 for the reference.
+        """
+        bands, flow = register_bands(self, image, reference=reference)
+        return torch.cat([bands, flow.flip(2).flatten(1, 2)], dim=1)
+
 
 def standardise(image: torch.Tensor) -> torch.Tensor:
     """Return each channel of ``(B, C, h, w)`` with mean 0 and deviation 1.

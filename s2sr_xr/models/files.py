@@ -444,11 +444,12 @@ def _nothing(value: object) -> None:
 
 
 _READ: Mapping[str, Callable[[object], Any]] = {
-    **dict.fromkeys(("name", "title", "licence", "citation"), _text),
+    **dict.fromkeys(("name", "title", "units", "licence", "citation"), _text),
     **dict.fromkeys(("cell", "margin", "tile", "align"), _count),
     **dict.fromkeys(("exact", "trained", "per_band"), _flag),
     "inputs": _groups,
     "output": _group,
+    "also": _names,
     "levels": _names,
     "fill": _means,
     "sha256": _nothing,

@@ -58,6 +58,10 @@ class ModelSpec:
     tile: int
     """Side of what the model writes at once, in cells."""
 
+    also: tuple[str, ...] = ()
+    """What it gives beside the bands of `output`, in the channels after them: the flow
+    of a registration."""
+
     exact: bool = True
     """Whether an output depends only on what lies within the margin. A model that
     pools or normalises over all it sees is not exact: its tile and halo define it."""
@@ -70,6 +74,9 @@ class ModelSpec:
 
     align: int = 1
     """Tile and margins together are a multiple of this many cells (for strides)."""
+
+    units: str = "1"
+    """What its pixels count, in and out: reflectance, or ``"count"`` for L1B."""
 
     levels: tuple[str, ...] = ()
     """Processing levels it was trained on; empty: it was not trained."""
@@ -110,6 +117,11 @@ class ModelSpec:
                 f"{self.name}: tile + 2 margin = {self.tile + 2 * self.margin} cells "
                 f"is not a multiple of align = {self.align}"
             )
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """What the channels of its output are."""
+        return self.output.names + self.also
 
     @property
     def halo(self) -> int:

@@ -1,0 +1,100 @@
+"""bf16 where it is asked for: near float32, the same for any number of threads."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from worlds import tree
+
+import s2sr_xr
+from s2sr_xr.models.catalogue import published
+from s2sr_xr.models.layers import lower
+from s2sr_xr.predict import Predictor, torch_threads
+
+NETWORKS = {spec.name: (spec, build) for spec, build in published()}
+SMALL = ("dsen2-s-20m", "dsen2-s-60m", "carn-s", "carn-1x3x64g4sw", "rec-s", "csr-s")
+
+
+@pytest.fixture(params=SMALL)
+def runs(request):
+    spec, build = NETWORKS[request.param]
+    torch.manual_seed(0)
+    full, low = build(), build()
+    low.load_state_dict(full.state_dict())
+    assert lower(low) > 0
+    channels = [2] if spec.also else [len(g.names) for g in spec.inputs]
+    least = 2 * spec.margin + 8
+    side = least + -least % spec.align
+    scale = 400 if spec.units == "count" and not spec.also else 1
+    images = [
+        scale * torch.rand(1, c, side * g.per_cell, side * g.per_cell)
+        for c, g in zip(channels, spec.inputs, strict=True)
+    ]
+    return full, low, images
+
+
+def test_bf16_is_near_float32(runs):
+    full, low, images = runs
+    with torch.inference_mode():
+        want, got = full(*images), low(*images)
+    assert got.dtype == torch.float32
+    error = float((got - want).square().mean().sqrt())
+    assert 0 < error < 0.02 * float(want.std())
+
+
+def test_threads_do_not_change_a_bit(runs):
+    _, low, images = runs
+    made = []
+    for n in (1, 2):
+        with torch.inference_mode(), torch_threads(n):
+            made.append(low(*images))
+    assert torch.equal(*made)
+
+
+def test_precision_is_told_and_chunks_stay_invisible():
+    obj = tree((4, 5), NETWORKS["dsen2-s-20m"][0].bands, cell=60)
+    eager = obj.s2sr.upsample(bands=["B11"], precision="bf16")
+    lazy = obj.chunk(x=17, y=11).s2sr.upsample(bands=["B11"], precision="bf16")
+    assert eager.attrs["s2sr_precision"] == "bf16"
+    np.testing.assert_array_equal(lazy.B11.compute(scheduler="synchronous"), eager.B11)
+    full = obj.s2sr.upsample(bands=["B11"])
+    assert 0 < float(abs(eager.B11 - full.B11).max()) < 1e-3
+
+
+def test_a_network_without_our_layers_says_so(tmp_path):
+    spec = s2sr_xr.ModelSpec(
+        name="foreign",
+        title="for tests",
+        cell=20,
+        inputs=(s2sr_xr.BandGroup(names=("B05",), per_cell=1),),
+        output=s2sr_xr.BandGroup(names=("B05",), per_cell=2),
+        margin=0,
+        tile=8,
+    )
+    network = torch.nn.Upsample(scale_factor=2)
+    s2sr_xr.register_model(network, spec)
+    with pytest.raises(s2sr_xr.ModelError, match="foreign has no layers"):
+        Predictor(name="foreign", precision="bf16", device="cpu").load()
+
+
+@pytest.mark.parametrize("switch", ["0", "1"])
+def test_the_allocator_is_told_once_and_can_be_left_alone(switch):
+    code = (
+        "from s2sr_xr.allocator import keep_memory;"
+        "told = keep_memory(), keep_memory(); print(*told)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"S2SR_MALLOPT": switch},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    linux = sys.platform.startswith("linux")
+    expected = switch == "1" and linux
+    assert done.stdout.split() == [str(expected)] * 2
