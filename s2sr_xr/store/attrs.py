@@ -148,5 +148,7 @@ def geozarr(
 
 
 def is_geozarr(name: str) -> bool:
-    """Tell whether an attribute is one of those that `geozarr` writes."""
-    return name == "zarr_conventions" or name.startswith(("proj:", "spatial:"))
+    """Tell whether an attribute describes the layout of a store, not its pixels."""
+    return name in ("zarr_conventions", "multiscales") or name.startswith(
+        ("proj:", "spatial:")
+    )
