@@ -14,6 +14,7 @@ import argparse
 import datetime as dt
 import json
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -60,8 +61,6 @@ def product(folder: Path, size: int, seed: int = 0, base: int = 1098) -> Path:
 
 def run(item: str, out: str, threads: str, model: str) -> None:
     """Upsample an item to Zarr, and print time and peak memory as JSON."""
-    import resource
-
     import dask
 
     import s2sr_xr
@@ -73,7 +72,9 @@ def run(item: str, out: str, threads: str, model: str) -> None:
         built = time.perf_counter() - begun
         work.compute()
     wall = time.perf_counter() - begun
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # Not ru_maxrss, which begins with that of the parent.
+    status = Path("/proc/self/status").read_text()
+    peak = 1024 * int(re.search(r"VmHWM:\s*([0-9]+)", status)[1])
     size = sum(f.stat().st_size for f in Path(out).rglob("*") if f.is_file())
     print(
         json.dumps(
@@ -81,6 +82,7 @@ def run(item: str, out: str, threads: str, model: str) -> None:
                 "build_s": built,
                 "wall_s": wall,
                 "peak_bytes": peak,
+                "promised_bytes": s2sr_xr.plan(ten, threads=int(threads)).memory,
                 "tasks": len(dict(work.dask)),
                 "blocks": ten.B05.data.npartitions,
                 "stored_bytes": size,

@@ -1,0 +1,172 @@
+"""What a lazy result will cost, told before anything is read or computed."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from s2sr_xr.errors import GridError
+from s2sr_xr.job import dtype_of
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from s2sr_xr.block import Pass
+    from s2sr_xr.job import Job
+    from s2sr_xr.models.cost import Cost
+    from s2sr_xr.tiling import Box
+
+__all__ = ["Plan", "plan"]
+
+PROCESS = 480 << 20
+"""Bytes of a process that has loaded torch, GDAL, dask and zarr, and done nothing."""
+
+COPIES = 3
+"""How often what a block reads is in memory at once: as decoded, as reflectance, and
+stacked with its no-data filled."""
+
+MADE = 2
+"""How often what a block makes is: as the network gives it, and band by band."""
+
+NETWORK = 2
+"""How much more than its tensors a network takes: kernels reorder what they get."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What the work takes. Sizes are before compression."""
+
+    pixels: int
+    """Output pixels, all times, of one variable."""
+
+    variables: int
+    """Bands and flags of the result."""
+
+    blocks: int
+    """Blocks, all times."""
+
+    tasks: int
+    """Tasks of a Dask graph that writes the result."""
+
+    flops: int
+    """Operations of the networks, halos and the waste at the edges included."""
+
+    useful: int
+    """Operations that the written pixels alone would take, without any halo."""
+
+    bytes_in: int
+    """Pixels that blocks read, 2 bytes each, halos included."""
+
+    bytes_out: int
+    """Pixels that are written: 2 bytes a band, 1 byte of flags."""
+
+    memory: int
+    """Bytes that one worker process holds at most, with `threads` blocks in work."""
+
+    threads: int
+    """Blocks that a worker computes at once."""
+
+    def __str__(self) -> str:
+        """Return it as a table for people."""
+        share = self.useful / self.flops if self.flops else 1.0
+        rows = {
+            "output": f"{self.variables} x {self.pixels / 1e6:,.1f} Mpx",
+            "blocks": f"{self.blocks:,} ({self.tasks:,} tasks)",
+            "operations": f"{self.flops / 1e12:,.2f} TFLOP, {share:.0%} of them useful",
+            "reads": f"{self.bytes_in / 2**20:,.0f} MiB, uncompressed, with halos",
+            "writes": f"{self.bytes_out / 2**20:,.0f} MiB, uncompressed",
+            "memory": f"{self.memory / 2**30:.2f} GiB a worker of {self.threads}"
+            f" thread{'s' if self.threads > 1 else ''}",
+        }
+        return "\n".join(f"{name:<11} {text}" for name, text in rows.items())
+
+
+def plan(ds: xr.Dataset, *, threads: int | None = None) -> Plan:
+    """Return what computing and writing a lazy result takes, before anything runs.
+
+    Parameters
+    ----------
+    ds
+        A lazy result of `upsample`, `superresolve` or `register`, or some of its
+        variables.
+    threads
+        Blocks that one worker process computes at once; None: the processors that this
+        process may use, as Dask's threads.
+
+    Returns
+    -------
+    Plan
+        Operations, bytes, tasks, and the most memory that a worker takes.
+
+    Raises
+    ------
+    GridError
+        `ds` is no lazy result of this library; the message says how to get one.
+    """
+    job = _job(ds)
+    costs = [_cost(p) for p in job.task.passes]
+    flops = useful = bytes_in = 0
+    most = 0.0
+    for _, _, box in job.blocks:
+        for p, cost in zip(job.task.passes, costs, strict=True):
+            tiles = p.tiles(box)
+            flops += cost.flops * _count(tiles, p.tile)
+            cells = box.group(p.spec.output.per_cell)
+            useful += cost.useful * cells.shape[0] * cells.shape[1]
+        read = sum(w.shape[0] * w.shape[1] for w in job.task.reads(box).values())
+        bytes_in += 2 * read
+        most = max(most, _block_bytes(job, box, read, costs))
+    rows, cols = job.blocks.shape
+    blocks = sum(1 for _ in job.blocks)
+    per_pixel = sum(1 if dtype_of(n).__name__ == "uint8" else 2 for n in job.task.names)
+    weights = sum(c.weights for c in costs)
+    count = len(os.sched_getaffinity(0)) if threads is None else threads
+    return Plan(
+        pixels=rows * cols * job.steps,
+        variables=len(job.task.names),
+        blocks=blocks * job.steps,
+        tasks=blocks * job.steps + 1,
+        flops=flops * job.steps,
+        useful=useful * job.steps,
+        bytes_in=bytes_in * job.steps,
+        bytes_out=per_pixel * rows * cols * job.steps,
+        memory=round(PROCESS + 2 * weights + count * most),
+        threads=count,
+    )
+
+
+def _job(ds: xr.Dataset) -> Job:
+    """Return the one call behind a result, for the variables that it still has."""
+    from s2sr_xr.lazy import call_of
+
+    found = {str(n): call_of(v.data) for n, v in ds.data_vars.items() if v.chunks}
+    calls = {made[0].token: made[0] for made in found.values() if made}
+    if len(calls) != 1 or len(found) != len(ds.data_vars) or None in found.values():
+        raise GridError(
+            "A plan is of a lazy result, as upsample(), superresolve() or register() "
+            "give it for Dask-backed data and before any arithmetic: open with "
+            "chunks=2196, and pass what they return."
+        )
+    (call,) = calls.values()
+    return call.job.only({made[1] for made in found.values() if made})
+
+
+def _cost(p: Pass) -> Cost:
+    from s2sr_xr.models.cost import cost_of
+
+    return cost_of(p.predictor.name, p.spec, p.tile, p.predictor.precision)
+
+
+def _count(tiles: Box, tile: tuple[int, int]) -> int:
+    rows, cols = (n // t for n, t in zip(tiles.shape, tile, strict=True))
+    return rows * cols
+
+
+def _block_bytes(job: Job, box: Box, read: int, costs: list[Cost]) -> float:
+    """Return the bytes of one block in work."""
+    pixels = box.shape[0] * box.shape[1]
+    made = pixels * sum(4 * len(p.spec.channels) for p in job.task.passes)
+    written = pixels * 4 * len(job.task.names)
+    tiles = max((c.activations for c in costs), default=0)
+    return COPIES * 4 * read + MADE * made + written + NETWORK * tiles
