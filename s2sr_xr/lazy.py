@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import accumulate, product
 from typing import TYPE_CHECKING, Any
@@ -29,13 +30,14 @@ from s2sr_xr.readers.source import source_of
 from s2sr_xr.tiling import Box, Span
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     import xarray as xr
     from numpy.typing import NDArray
 
     from s2sr_xr.block import BlockTask, Pixels
-    from s2sr_xr.store import Record, Target
+    from s2sr_xr.store import Index, Record, Target
 
 __all__ = ["Call", "arrays", "call_of", "run_block", "write"]
 
@@ -308,11 +310,20 @@ def _item(block: Mapping[str, NDArray[Any]], name: str, lead: int) -> NDArray[An
     return values.reshape((1,) * lead + values.shape)
 
 
-def write(ds: xr.Dataset, target: Target, blocks: Blocks, times: int | None) -> Delayed:
+def write(
+    ds: xr.Dataset,
+    target: Target,
+    blocks: Blocks,
+    times: int | None,
+    *,
+    todo: Collection[Index] | None = None,
+    leased: bool = False,
+) -> Delayed:
     """Return the work that writes a lazy result, one task a block, and then finishes.
 
     Variables that our jobs make are computed by the task that writes them; others are
-    cut from their chunks.
+    cut from their chunks. `todo` names the blocks to write, None all of them. Each
+    block holds the store's lease by itself, unless it is `leased` by whoever computes.
     """
     jobs, made = _jobs(ds, blocks, times)
     graphs = [Graph(job) for job in jobs]
@@ -328,6 +339,8 @@ def write(ds: xr.Dataset, target: Target, blocks: Blocks, times: int | None) -> 
     name = f"s2sr-write-{token}"
     tasks: dict[Any, Any] = {}
     for t, (i, j, box) in product(range(steps), blocks):
+        if todo is not None and (t, i, j) not in todo:
+            continue
         runs = []
         for graph in graphs:
             args, strips = graph.inputs(t, box, graph.job.task, "write")
@@ -336,12 +349,11 @@ def write(ds: xr.Dataset, target: Target, blocks: Blocks, times: int | None) -> 
         parts = [p for c in others.values() for p in c.parts(t, box)]
         chunks = List(*(TaskRef(p.key) for p in parts))
         key = (name, t, i, j)
-        tasks[key] = Task(
-            key, _write_block, target, (t, i, j), made, List(*runs), box, parts, chunks
-        )
+        place = _Place(target, (t, i, j), box, leased=leased)
+        tasks[key] = Task(key, _write_block, place, made, List(*runs), parts, chunks)
     end = f"s2sr-finish-{token}"
     tasks[end] = Task(
-        end, _finish, target, List(*(TaskRef(k) for k in tasks if k[0] == name))
+        end, _finish, target, leased, List(*map(TaskRef, _blocks_of(tasks, name)))
     )
     sources = [c.array for g in graphs for c in g.chunked.values()]
     sources += [c.array for c in others.values()]
@@ -366,26 +378,51 @@ def _jobs(
     return jobs, {name: (index[token], v) for name, (token, v) in found.items()}
 
 
+def _blocks_of(tasks: Mapping[Any, Any], name: str) -> list[Any]:
+    return [key for key in tasks if key[0] == name]
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where one block goes."""
+
+    target: Target
+    """The store."""
+
+    index: Index
+    """Time, block row, block column."""
+
+    box: Box
+    """Its pixels."""
+
+    leased: bool
+    """Whether whoever computes holds the store's lease."""
+
+
+def _lease(target: Target, *, leased: bool) -> AbstractContextManager[None]:
+    return nullcontext() if leased else target.lease()
+
+
 def _write_block(
-    target: Target,
-    index: tuple[int, int, int],
+    place: _Place,
     made: Mapping[str, tuple[int, str]],
     runs: Sequence[Sequence[Any]],
-    box: Box,
     parts: Sequence[_Part],
     chunks: Sequence[NDArray[Any]],
 ) -> Record:
-    results = [run_block(*args) for args in runs]
-    values = {name: results[n][variable] for name, (n, variable) in made.items()}
-    for part, chunk in zip(parts, chunks, strict=True):
-        cut = part.cut(chunk)
-        if part.band not in values:
-            values[part.band] = np.empty(box.shape, cut.dtype)
-        whole = values[part.band]
-        whole[part.window.slices_in(box)] = cut
-    return target.write(index, values)
+    with _lease(place.target, leased=place.leased):
+        results = [run_block(*args) for args in runs]
+        values = {name: results[n][variable] for name, (n, variable) in made.items()}
+        for part, chunk in zip(parts, chunks, strict=True):
+            cut = part.cut(chunk)
+            if part.band not in values:
+                values[part.band] = np.empty(place.box.shape, cut.dtype)
+            whole = values[part.band]
+            whole[part.window.slices_in(place.box)] = cut
+        return place.target.write(place.index, values)
 
 
-def _finish(target: Target, records: Sequence[Record]) -> int:
-    target.finish(sum(r.clipped for r in records))
+def _finish(target: Target, leased: bool, records: Sequence[Record]) -> int:  # noqa: FBT001 - Dask passes by position
+    with _lease(target, leased=leased):
+        target.finish()
     return len(records)

@@ -13,39 +13,38 @@ Pixels are float in memory and 16 bits on disk; `encode` is the only way there.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any, Literal
-from uuid import uuid4
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import xarray as xr
 
-from s2sr_xr import bands
-from s2sr_xr.errors import ChunkError, StoreError
-from s2sr_xr.store.attrs import clean, geotransform, geozarr, is_geozarr, jsonable
+from s2sr_xr.errors import StoreError
+from s2sr_xr.store.attrs import is_geozarr
+from s2sr_xr.store.check import BadBlock, verify
 from s2sr_xr.store.encoding import COUNTS, REFLECTANCE, Packing, decode, encode
+from s2sr_xr.store.outline import create
 from s2sr_xr.store.place import (
     RECORDS,
-    attributes,
     children,
-    make_room,
     open_store,
+    our_attributes,
     place,
     storing,
 )
-from s2sr_xr.store.target import Record, Target, Variable
+from s2sr_xr.store.records import Index, Record
+from s2sr_xr.store.resume import resume_or_create
+from s2sr_xr.store.target import Layout, Target, Variable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
-    import zarr
     from zarr.abc.store import Store
 
 __all__ = [
     "COUNTS",
     "REFLECTANCE",
+    "BadBlock",
+    "Index",
+    "Layout",
     "Packing",
     "Record",
     "Target",
@@ -54,119 +53,9 @@ __all__ = [
     "decode",
     "encode",
     "open_result",
+    "resume_or_create",
+    "verify",
 ]
-
-_UNIT = 1098  # 10 980 is ten of them; 2.4 MB before compression
-_TIME_UNITS = {
-    "s": "seconds",
-    "ms": "milliseconds",
-    "us": "microseconds",
-    "ns": "nanoseconds",
-}
-
-
-def create(
-    store: str | Path | Store,
-    template: xr.Dataset,
-    *,
-    block: tuple[int, int],
-    mode: Literal["w-", "w"] = "w-",
-    unit: tuple[int, int] | None = None,
-    attrs: Mapping[str, object] | None = None,
-    token: Mapping[str, object] | None = None,
-) -> Target:
-    """Create a store with everything but pixels: metadata, coordinates and CRS.
-
-    Parameters
-    ----------
-    store
-        Path, URL, or Zarr store (for one that needs credentials or options).
-    template
-        Variables ``(time, y, x)``, or all ``(y, x)``, on regular pixel centres `x` and
-        `y`. Their pixels are never looked at. Floats named like bands are packed into
-        16 bits, by `REFLECTANCE` or, with ``units="count"``, by `COUNTS`; other floats
-        are stored as float32, integers as they are. The CRS is `crs_wkt` of a scalar
-        coordinate `spatial_ref`.
-    block
-        Rows and columns that one `Target.write` brings.
-    mode
-        ``"w-"`` refuses whatever exists; ``"w"`` replaces a store of this library, and
-        nothing else.
-    unit
-        Rows and columns of a write unit (a Zarr chunk), of which a block is a whole
-        number. Default: the largest such number up to 1098.
-    attrs
-        Added to the template's own attributes.
-    token
-        What decides the pixels, kept in the attributes for comparison on resume.
-
-    Returns
-    -------
-    Target
-        The handle to write blocks with.
-
-    Raises
-    ------
-    ChunkError
-        If `block` is not a whole number of write units.
-    GridError
-        If `template` has no regular `x` and `y`, or its CRS cannot be understood.
-    StoreError
-        If something is there already, the place cannot be written, or the template
-        holds what a store cannot.
-    """
-    import zarr
-
-    timed = _timed(template)
-    rows, cols = template.sizes["y"], template.sizes["x"]
-    block, unit = _whole(block, unit)
-    target = Target(
-        store=place(store),
-        key=uuid4().hex,
-        shape=(template.sizes["time"] if timed else 1, rows, cols),
-        block=block,
-        unit=(min(unit[0], rows), min(unit[1], cols)),
-        variables=tuple(
-            _variable(template[n]) for n in sorted(map(str, template.data_vars))
-        ),
-        timed=timed,
-    )
-    coords, georeference = _coordinates(template)
-    coords.attrs = {
-        "title": "Sentinel-2 imagery made finer by s2sr_xr",
-        **clean(template.attrs),
-        **clean(attrs or {}),
-        **georeference,
-        "Conventions": "CF-1.11",
-        "state": "writing",
-        "s2sr:version": _version(),
-        "s2sr:key": target.key,
-        "s2sr:block": list(block),
-        "s2sr:blocks": list(target.blocks),
-        "s2sr:token": jsonable(token or {}),
-    }
-    with storing("create", target.store):
-        at = open_store(target.store)
-        _check_not_itself(at, target.store, template)
-        make_room(at, mode)
-        # The group with its attributes comes first and whole: from here on the store is
-        # known for ours, and as unfinished.
-        root = zarr.create_group(at, attributes=coords.attrs, zarr_format=3)
-        coords.to_zarr(at, mode="a", zarr_format=3, consolidated=False)
-        for v in target.variables:
-            _create_array(root, v, template[v.name], target, georeference)
-    return target
-
-
-def _check_not_itself(at: Store, name: object, template: xr.Dataset) -> None:
-    """Raise if the pixels to be written come from the store that would be replaced."""
-    own = template.attrs.get("s2sr:key")
-    if own is not None and own == (attributes(at) or {}).get("s2sr:key"):
-        raise StoreError(
-            f"The pixels come from {name} itself, which writing would remove first. "
-            "Write to another path, then move it.",
-            store=str(name),
-        )
 
 
 def open_result(
@@ -198,19 +87,13 @@ def open_result(
     """
     with storing("open", store):
         at = open_store(place(store), read_only=True)
-        attrs = attributes(at)
-        if attrs is None:
-            raise StoreError(f"There is no Zarr v3 store at {at}", store=str(at))
-        if "s2sr:version" not in attrs:
-            raise StoreError(
-                f"{at} was not made by s2sr_xr; open it with xarray.open_zarr",
-                store=str(at),
-            )
+        attrs = our_attributes(at)
         if attrs["state"] != "complete":
+            done = sum(n.endswith(".json") for n in children(at, RECORDS))
             raise StoreError(
-                f"{at} is unfinished: state {attrs['state']!r}, "
-                f"{len(children(at, RECORDS))} of {math.prod(attrs['s2sr:blocks'])} "
-                'blocks are written. Run its job again, from the start with mode="w".',
+                f"{at} is unfinished: state {attrs['state']!r}, {done} of "
+                f"{math.prod(attrs['s2sr:blocks'])} blocks are written. Run its job "
+                'again, with resume=True to go on, or with mode="w" from the start.',
                 store=str(at),
             )
         raw = xr.open_zarr(at, chunks=chunks, decode_cf=False, consolidated=True)
@@ -229,122 +112,3 @@ def open_result(
         for name in ("scale_factor", "add_offset", "_FillValue", "dtype"):
             v.encoding.pop(name, None)
     return opened
-
-
-def _timed(template: xr.Dataset) -> bool:
-    """Tell whether variables have a time axis; raise unless they agree."""
-    dims = {n: v.dims for n, v in template.data_vars.items()}
-    kinds = set(dims.values())
-    if kinds not in ({("time", "y", "x")}, {("y", "x")}):
-        raise StoreError(
-            f"All variables must be (time, y, x), or all (y, x), got {dims}; transpose "
-            "or drop the others"
-        )
-    return kinds == {("time", "y", "x")}
-
-
-def _whole(
-    block: tuple[int, int], unit: tuple[int, int] | None
-) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return the block and its write unit; raise unless one is a multiple of the other.
-
-    >>> _whole((4392, 366), None)
-    ((4392, 366), (1098, 366))
-    """
-    if min(block) < 1 or (unit and min(unit) < 1):
-        raise ChunkError(f"Blocks and write units are positive, got {block}, {unit}")
-    if unit is None:
-        # A block without a fair divisor, such as a prime, is one unit.
-        fair = range(_UNIT // 4, _UNIT + 1)
-        down, right = (
-            max((u for u in fair if b % u == 0), default=b) for b in map(int, block)
-        )
-        unit = down, right
-    if any(b % u for b, u in zip(block, unit, strict=True)):
-        raise ChunkError(
-            f"A block of {block} px is not a whole number of write units of {unit} px; "
-            "two blocks would write into one file and lose pixels"
-        )
-    return (int(block[0]), int(block[1])), (int(unit[0]), int(unit[1]))
-
-
-def _variable(array: xr.DataArray) -> Variable:
-    name = str(array.name)
-    if array.dtype.kind in "iu":
-        return Variable(name=name, dtype=array.dtype.name, packing=None)
-    if array.dtype.kind != "f":
-        raise StoreError(f"{name} is {array.dtype}; a store takes floats and integers")
-    if bands.canonical(name) != name:
-        return Variable(name=name, dtype="float32", packing=None)
-    packing = COUNTS if array.attrs.get("units") == "count" else REFLECTANCE
-    return Variable(name=name, dtype="uint16", packing=packing)
-
-
-def _coordinates(template: xr.Dataset) -> tuple[xr.Dataset, dict[str, Any]]:
-    """Return the coordinates as variables ready to write, and GeoZarr attributes."""
-    a, b, c, d, e, f = transform = geotransform(template)
-    variables = {}
-    for name, coord in template.coords.items():
-        values = coord.to_numpy()
-        encoding: dict[str, Any] = {"_FillValue": None}
-        if values.dtype.kind == "M":  # exact: xarray would choose a unit by itself
-            unit = _TIME_UNITS[np.datetime_data(values.dtype)[0]]
-            encoding |= {"units": f"{unit} since 1970-01-01", "dtype": "int64"}
-        elif values.dtype.kind in "UTO":
-            # Fixed-length strings have no stable Zarr v3 specification.
-            values = values.astype(object)
-            if not all(isinstance(v, str) for v in values.flat):
-                raise StoreError(
-                    f"Coordinate {name!r} holds objects that are not text; leave it "
-                    f"out, ds.drop_vars({name!r})"
-                )
-        if values.ndim:
-            encoding["chunks"] = values.shape
-        variables[name] = xr.Variable(coord.dims, values, clean(coord.attrs), encoding)
-    crs_wkt = None
-    if "spatial_ref" in variables:
-        attrs = variables["spatial_ref"].attrs
-        crs_wkt = attrs.get("crs_wkt")
-        attrs["GeoTransform"] = " ".join(map(str, (c, a, b, f, d, e)))
-    shape = template.sizes["y"], template.sizes["x"]
-    return xr.Dataset(variables).reset_coords(), geozarr(transform, shape, crs_wkt)
-
-
-def _create_array(
-    root: zarr.Group,
-    variable: Variable,
-    array: xr.DataArray,
-    target: Target,
-    georeference: Mapping[str, Any],
-) -> None:
-    from zarr.codecs import BloscCodec
-
-    attrs = {**clean(array.attrs), **georeference}
-    if variable.packing:
-        attrs.setdefault("units", "1")
-        attrs |= asdict(variable.packing) | {"_FillValue": Packing.fill}
-    # Named on each variable, so that a plain open_zarr finds the CRS (rioxarray#815).
-    attached = sorted(str(n) for n in array.coords if n not in array.indexes)
-    if attached:
-        attrs["coordinates"] = " ".join(attached)
-    if "spatial_ref" in attached:
-        attrs["grid_mapping"] = "spatial_ref"
-    root.create_array(
-        variable.name,
-        shape=array.shape,
-        chunks=(1, *target.unit) if target.timed else target.unit,
-        dtype=variable.dtype,
-        fill_value=np.nan if variable.dtype == "float32" else 0,
-        dimension_names=[str(d) for d in array.dims],
-        attributes=attrs,
-        # On 124 real bands (benchmarks/codecs.py) twice as fast to write as zarr's
-        # default, 10 % smaller, as fast to read; "shuffle": 2 % smaller, 10 % slower.
-        compressors=BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle"),
-    )
-
-
-def _version() -> str:
-    try:
-        return version("s2sr-xr")
-    except PackageNotFoundError:  # a source tree that was never installed
-        return "0+unknown"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import warnings
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,22 +21,31 @@ if TYPE_CHECKING:
 
     import zarr
     from zarr.abc.store import Store
-    from zarr.storage import StorePath
 
 __all__ = [
     "RECORDS",
     "attributes",
     "children",
     "consolidate",
+    "delete",
+    "documents",
+    "in_memory",
     "make_room",
     "open_store",
+    "our_attributes",
     "place",
     "put_json",
+    "set_state",
+    "sizes",
     "storing",
+    "sweep",
 ]
 
 RECORDS = "_s2sr"
 """Where a store keeps the records of its blocks."""
+
+_PARTIAL = re.compile(r"\.[0-9a-f]{32}\.partial$")
+"""What zarr-python's local store calls a file that is not whole yet."""
 
 
 @contextmanager
@@ -48,13 +58,21 @@ def storing(doing: str, store: object) -> Iterator[None]:
     except OSError as error:
         raise StoreError(
             f"Cannot {doing} {store}: {error.strerror or error}. Check the path, its "
-            "permissions and the free space, then run again.",
+            "permissions and the free space, then run again; resume=True keeps what is "
+            "written.",
             store=str(store),
         ) from error
 
 
 def place(store: str | Path | Store) -> str | Store:
     """Return a path as an absolute one, good in any process; others as they are."""
+    if isinstance(store, str) and store.startswith(("file://", "local://")):
+        # fsspec writes files in place; zarr's own local store replaces them whole.
+        from fsspec.implementations.local import (  # type: ignore[import-untyped]
+            LocalFileSystem,
+        )
+
+        store = str(LocalFileSystem._strip_protocol(store))  # noqa: SLF001 - no other way
     if isinstance(store, Path) or (isinstance(store, str) and "://" not in store):
         return os.path.abspath(store)  # noqa: PTH100 - links stay as the user wrote them
     return store
@@ -96,13 +114,128 @@ def attributes(store: Store) -> dict[str, Any] | None:
         ) from error
 
 
-def put_json(path: StorePath, value: object) -> None:
+def our_attributes(store: Store) -> dict[str, Any]:
+    """Return the attributes of a store of this library; raise if it is none."""
+    attrs = attributes(store)
+    if attrs is None:
+        raise StoreError(f"There is no Zarr v3 store at {store}", store=str(store))
+    if "s2sr:version" not in attrs:
+        raise StoreError(
+            f"{store} was not made by s2sr_xr; open it with xarray.open_zarr",
+            store=str(store),
+        )
+    return attrs
+
+
+def set_state(store: Store, state: str) -> None:
+    """Change the state in the attributes of our own store."""
+    import zarr
+
+    root = zarr.open_group(store, mode="r+", use_consolidated=False)
+    root.attrs["state"] = state
+
+
+def in_memory(where: str | Store) -> bool:
+    """Tell whether other processes cannot see the store."""
+    from zarr.storage import FsspecStore, MemoryStore
+
+    if isinstance(where, FsspecStore):
+        return "memory" in where.fs.protocol
+    return isinstance(where, MemoryStore) or str(where).startswith("memory://")
+
+
+def put_json(store: Store, key: str, value: object) -> None:
     """Write `value` whole, as one object."""
     from zarr.core.buffer import default_buffer_prototype
     from zarr.core.sync import sync
 
     text = json.dumps(value, allow_nan=False)
-    sync(path.set(default_buffer_prototype().buffer.from_bytes(text.encode())))
+    sync(store.set(key, default_buffer_prototype().buffer.from_bytes(text.encode())))
+
+
+def documents(store: Store, prefix: str) -> dict[str, Any]:
+    """Return the JSON documents directly under `prefix`, None for a damaged one."""
+    import asyncio
+
+    from zarr.core.buffer import default_buffer_prototype
+    from zarr.core.sync import sync
+
+    names = sorted(n for n in children(store, prefix) if n.endswith(".json"))
+
+    async def fetched() -> list[bytes | None]:
+        wanted = (store.get(f"{prefix}/{n}", default_buffer_prototype()) for n in names)
+        got = await asyncio.gather(*wanted)
+        return [None if b is None else b.to_bytes() for b in got]
+
+    found: dict[str, Any] = {}
+    for name, text in zip(names, sync(fetched()), strict=True):
+        if text is None:  # removed since it was listed
+            continue
+        try:
+            found[name] = json.loads(text)
+        except ValueError:
+            found[name] = None
+    return found
+
+
+def delete(store: Store, *keys: str) -> None:
+    """Remove objects; those that are not there are no error."""
+    import asyncio
+
+    from zarr.core.sync import sync
+
+    async def removed() -> None:
+        await asyncio.gather(*map(store.delete, keys))
+
+    with suppress(FileNotFoundError):
+        sync(removed())
+
+
+def sizes(store: Store) -> dict[str, int]:
+    """Return the bytes of every object, by its key: one listing where that tells."""
+    import asyncio
+
+    from zarr.core.sync import sync
+    from zarr.storage import FsspecStore, LocalStore
+
+    async def asked() -> dict[str, int]:
+        if isinstance(store, FsspecStore):
+            root = store.path.rstrip("/") + "/"
+            # A listing that was kept from before the writing would be wrong.
+            store.fs.invalidate_cache()
+            found = await store.fs._find(store.path, detail=True)  # noqa: SLF001 - as zarr-python does
+            return {str(k).removeprefix(root): v["size"] for k, v in found.items()}
+        keys = [key async for key in store.list()]
+        got = await asyncio.gather(*map(store.getsize, keys))
+        return dict(zip(keys, got, strict=True))
+
+    if not isinstance(store, LocalStore):
+        return sync(asked())
+    return {
+        os.path.relpath(entry.path, store.root).replace(os.sep, "/"): (
+            entry.stat().st_size
+        )
+        for entry in _files(store.root)
+    }
+
+
+def _files(folder: str | Path) -> Iterator[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                yield from _files(entry.path)
+            else:
+                yield entry
+
+
+def sweep(store: Store) -> None:
+    """Remove the files that killed writes to a local store left half-made."""
+    from zarr.storage import LocalStore
+
+    if isinstance(store, LocalStore):
+        for entry in _files(store.root):
+            if _PARTIAL.search(entry.name):
+                Path(entry.path).unlink(missing_ok=True)
 
 
 def children(store: Store, prefix: str = "") -> set[str]:
@@ -121,6 +254,8 @@ def make_room(store: Store, mode: str) -> None:
 
     if mode not in ("w-", "w"):
         raise StoreError(f'mode is "w-" or "w", got {mode!r}')
+    if all(map(_PARTIAL.search, children(store))):
+        sweep(store)  # killed before its first object was whole
     if sync(store.is_empty("")):
         return
     found = attributes(store)
@@ -142,20 +277,19 @@ def make_room(store: Store, mode: str) -> None:
 
 def _clear(store: Store) -> None:
     """Delete our own store so that, killed anywhere, it never passes for complete."""
-    import zarr
     from zarr.core.sync import sync
 
-    root = zarr.open_group(store, mode="r+", use_consolidated=False)
-    root.attrs["state"] = "writing"
+    set_state(store, "writing")
 
-    async def delete() -> None:
-        for name in [n async for n in store.list_dir("")]:
-            if name != "zarr.json":
-                with suppress(ValueError):  # a stray file: not ours, so it stays
-                    await store.delete_dir(name)
+    async def removed() -> None:
+        names = {n async for n in store.list_dir("")} - {"zarr.json"}
+        # Records first: what is left without them is never resumed.
+        for name in sorted(names, key=lambda n: n != RECORDS):
+            with suppress(ValueError):  # a stray file: not ours, so it stays
+                await store.delete_dir(name)
         await store.delete("zarr.json")
 
-    sync(delete())
+    sync(removed())
 
 
 def consolidate(store: Store) -> zarr.Group:

@@ -3,7 +3,8 @@
 A block is a whole number of write units (Zarr chunks), so no two blocks touch one file
 and writers need no lock. After its pixels each block leaves a small record,
 ``_s2sr/<time>-<row>-<column>.json``: a chunk that is there proves nothing (it may be
-half of a killed write), a record does.
+half of a killed write), a record with the right sizes does. A block that is written
+again loses its record first.
 """
 
 from __future__ import annotations
@@ -13,36 +14,46 @@ import os
 import warnings
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
-from hashlib import blake2b
-from itertools import product
+from itertools import chain, product
 from typing import TYPE_CHECKING, Any, Literal, cast
+from uuid import uuid4
+from zlib import crc32
 
 import numpy as np
 
 from s2sr_xr.errors import ChunkError, S2SRWarning, StoreError
 from s2sr_xr.store.encoding import Packing, encode
+from s2sr_xr.store.lease import hold
 from s2sr_xr.store.place import (
-    RECORDS,
     attributes,
-    children,
     consolidate,
+    delete,
     open_store,
     put_json,
+    sizes,
     storing,
+    sweep,
+)
+from s2sr_xr.store.records import (
+    Index,
+    Record,
+    chunk_keys,
+    read_records,
+    record_key,
 )
 from s2sr_xr.tiling import Box, Span
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from contextlib import AbstractContextManager
 
     import zarr
     from numpy.typing import NDArray
     from zarr.abc.store import Store
-    from zarr.storage import StorePath
 
-__all__ = ["Index", "Record", "Target", "Variable"]
+__all__ = ["Layout", "Target", "Variable"]
 
-Index = tuple[int, int, int]
+Layout = Literal["plain", "sharded"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,26 +80,6 @@ class Variable:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
-    """What is known of a block that has been written."""
-
-    index: Index
-    """Time, block row, block column."""
-
-    state: Literal["written", "empty"]
-    """``"empty"`` when no float variable has a pixel in it."""
-
-    hash: str
-    """BLAKE2b-128 of the arrays as stored (before compression), in order of name."""
-
-    sizes: Mapping[str, int]
-    """Bytes on disk, per variable."""
-
-    clipped: int
-    """Finite pixels beyond the range of the code, over all variables."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
     """A store that is being written. Plain facts: pickle it, use it in any thread."""
 
@@ -105,13 +96,22 @@ class Target:
     """Rows and columns of a block; the last ones at the edge may be shorter."""
 
     unit: tuple[int, int]
-    """Rows and columns of a write unit."""
+    """Rows and columns of a write unit: a Zarr chunk, or a shard of several."""
+
+    layout: Layout = "plain"
+    """Whether a write unit is one chunk, or a shard with chunks inside."""
 
     variables: tuple[Variable, ...]
     """What each block holds, in order of name."""
 
     timed: bool
     """Whether variables are ``(time, y, x)``, not ``(y, x)``."""
+
+    run: str = field(default_factory=lambda: uuid4().hex)
+    """Drawn for each run: one at a time holds the lease of a store."""
+
+    pid: int | None = None
+    """The only process that can write, for a store in its memory; None elsewhere."""
 
     @property
     def blocks(self) -> Index:
@@ -137,6 +137,65 @@ class Target:
             raise ChunkError(f"No block {index}: the store has {self.blocks} blocks")
         spans = zip(index[1:], self.block, self.shape[1:], strict=True)
         return Box(*(Span(i * b, min((i + 1) * b, n)) for i, b, n in spans))
+
+    def keys(self, index: Index, variable: str) -> list[str]:
+        """Return the objects that hold one variable of a block."""
+        rows, cols = (
+            (s.start, s.stop) for s in (self.box(index).rows, self.box(index).cols)
+        )
+        time = index[0] if self.timed else None
+        return chunk_keys(variable, time, rows, cols, self.unit)
+
+    def lease(self) -> AbstractContextManager[None]:
+        """Hold the store for this run during the body; its workers need not ask.
+
+        Raises
+        ------
+        StoreError
+            Another run writes the store, or it was removed or created anew.
+        """
+        with storing("open", self.store):
+            _same(self, attributes(open_store(self.store, read_only=True)))
+            return hold(open_store(self.store), self.run)
+
+    def records(self) -> dict[Index, Record]:
+        """Return the records of the blocks that are whole: all their bytes are there.
+
+        One listing of the store, and the records. What the bytes are is not looked at;
+        `s2sr_xr.verify` does.
+
+        Raises
+        ------
+        StoreError
+            The store cannot be read, or it was removed or created anew.
+        """
+        with storing("read the records of", self.store):
+            store = open_store(self.store, read_only=True)
+            _same(self, attributes(store))
+            there, records = sizes(store), read_records(store)
+            found = ((i, records.get(record_key(i))) for i in self.indices())
+            return {i: r for i, r in found if r is not None and not self.torn(r, there)}
+
+    def missing(self) -> list[Index]:
+        """Return the blocks that are still to be written, in order; see `records`."""
+        done = self.records()
+        return [i for i in self.indices() if i not in done]
+
+    def torn(self, record: Record, there: Mapping[str, int]) -> dict[str, str]:
+        """Return what is wrong with the bytes of a block, by variable.
+
+        `there` holds the bytes of every object of the store.
+        """
+        wrong = {}
+        for v in self.variables:
+            keys = self.keys(record.index, v.name)
+            absent = [k for k in keys if k not in there]
+            size, said = sum(there.get(k, 0) for k in keys), record.sizes.get(v.name)
+            if absent:
+                wrong[v.name] = f"{absent[0]} is not there"
+            elif size != said:
+                wrong[v.name] = f"{size} bytes are stored, its record says {said}"
+        return wrong
 
     def write(self, index: Index, arrays: Mapping[str, NDArray[Any]]) -> Record:
         """Write one whole block, then its record.
@@ -164,33 +223,43 @@ class Target:
         """
         box = self.box(index)
         self._check(index, box, arrays)
-        digest = blake2b(digest_size=16)
+        checksums: dict[str, int] = {}
         clipped, empty = 0, True
         with storing(f"write block {index} of", self.store):
-            root, on_disk = _opened(self, os.getpid())
+            store, on_disk = _opened(self, os.getpid())
+            # Asked again for each block: a removed store must not come back in parts,
+            # a complete one not lose any.
+            _same(self, attrs := attributes(store))
+            if attrs and attrs["state"] == "complete":
+                raise StoreError(
+                    f"{self.store} is complete, so block {index} is not written. Take "
+                    "it up with resume_or_create, which tells what is missing.",
+                    store=str(self.store),
+                )
+            delete(store, record_key(index), *self._shards(index))
             rows, cols = (slice(s.start, s.stop) for s in (box.rows, box.cols))
             region = (index[0], rows, cols) if self.timed else (rows, cols)
             for v in self.variables:  # one at a time: one encoded copy in memory
                 stored, beyond, is_data = v.to_disk(arrays[v.name].reshape(box.shape))
                 on_disk[v.name][region] = stored
-                digest.update(stored.data)
+                checksums[v.name] = crc32(stored.data)
                 clipped += beyond
                 empty &= not is_data
             record = Record(
                 index=index,
                 state="empty" if empty else "written",
-                hash=digest.hexdigest(),
-                sizes=self._sizes(index[0], box, on_disk),
+                crc32=checksums,
+                sizes=self._sizes(index, store),
                 clipped=clipped,
             )
-            put_json(root / RECORDS / _record_name(index), asdict(record))
+            put_json(store, record_key(index), asdict(record))
         return record
 
-    def finish(self, clipped: int = 0) -> None:
-        """Declare the store complete, once every block has its record.
+    def finish(self) -> None:
+        """Declare the store complete, once every block has its record and its bytes.
 
-        `clipped` counts the pixels that 16 bits could not hold; it is kept in the
-        store's attributes.
+        What killed writes left is removed. The number of pixels that 16 bits could not
+        hold is kept in the store's attributes.
 
         Raises
         ------
@@ -204,12 +273,9 @@ class Target:
         S2SRWarning
             If more than one pixel in ten thousand was clipped.
         """
-        self._judge(clipped)
         with storing("finish", self.store):
-            _same(self, attributes(open_store(self.store, read_only=True)))
-            store = open_store(self.store)
-            there = children(store, RECORDS)
-            missing = [i for i in self.indices() if _record_name(i) not in there]
+            records = self.records()
+            missing = [i for i in self.indices() if i not in records]
             if missing:
                 raise StoreError(
                     f"{self.store} is not complete: {len(missing)} of "
@@ -217,11 +283,23 @@ class Target:
                     f"{', '.join(map(str, missing[:4]))}. Write them, then finish.",
                     store=str(self.store),
                 )
+            clipped = sum(r.clipped for r in records.values())
+            self._judge(clipped)
+            store = open_store(self.store)
+            sweep(store)
             # State and consolidated metadata live in one zarr.json, replaced whole. In
             # this order a store that says "complete" is also consolidated.
             attrs = consolidate(store).attrs
             attrs["s2sr:clipped"] = clipped
             attrs["state"] = "complete"
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the store says that it is complete."""
+        with storing("open", self.store):
+            found = attributes(open_store(self.store, read_only=True))
+            _same(self, found)
+            return (found or {}).get("state") == "complete"
 
     def _judge(self, clipped: int) -> None:
         packed = [v.name for v in self.variables if v.packing is not None]
@@ -263,38 +341,45 @@ class Target:
                     f"got {dtype}"
                 )
 
-    def _sizes(
-        self, time: int, box: Box, on_disk: Mapping[str, zarr.Array[Any]]
-    ) -> dict[str, int]:
+    def _shards(self, index: Index) -> list[str]:
+        """Return the shards of a block: zarr-python reads them before it writes them.
+
+        A shard that a crash or a disk has damaged could otherwise never be replaced.
+        """
+        if self.layout == "plain":
+            return []
+        return [k for v in self.variables for k in self.keys(index, v.name)]
+
+    def _sizes(self, index: Index, store: Store) -> dict[str, int]:
         """Ask the store for the bytes of a block: they prove that it is there."""
         import asyncio
 
         from zarr.core.sync import sync
 
-        rows, cols = (
-            range(s.start // u, -(-s.stop // u))
-            for s, u in zip((box.rows, box.cols), self.unit, strict=True)
-        )
-        units = [(time, i, j) if self.timed else (i, j) for i, j in product(rows, cols)]
+        keys = {v.name: self.keys(index, v.name) for v in self.variables}
+        flat = list(chain.from_iterable(keys.values()))
 
-        async def size(array: zarr.Array[Any]) -> int:
-            keys = (array.metadata.encode_chunk_key(u) for u in units)
-            paths = (array.store_path / k for k in keys)
-            return sum(await asyncio.gather(*(p.store.getsize(p.path) for p in paths)))
+        async def asked() -> list[int]:
+            return await asyncio.gather(*map(store.getsize, flat))
 
-        async def sizes() -> list[int]:
-            return await asyncio.gather(*map(size, on_disk.values()))
-
-        return dict(zip(on_disk, sync(sizes()), strict=True))
+        got = dict(zip(flat, sync(asked()), strict=True))
+        return {name: sum(got[k] for k in own) for name, own in keys.items()}
 
 
 @lru_cache(maxsize=4)
-def _opened(target: Target, _pid: int) -> tuple[StorePath, dict[str, Any]]:
+def _opened(target: Target, pid: int) -> tuple[Store, dict[str, Any]]:
     """Open the arrays of a store once a process; forked children open their own."""
     import zarr
 
-    store = open_store(target.store)
+    if target.pid not in (None, pid):
+        raise StoreError(
+            f"{target.store} lies in the memory of process {target.pid}; what process "
+            f"{pid} writes is lost. Use threads, or a store that all workers see.",
+            store=str(target.store),
+        )
+    # Asked of a store that creates nothing: one that was removed stays so.
     _same(target, attributes(open_store(target.store, read_only=True)))
+    store = open_store(target.store)
     root = zarr.open_group(store, mode="r+", use_consolidated=False)
     # Else blocks of no-data would leave no file, and be done again on every resume.
     kept = {
@@ -303,7 +388,7 @@ def _opened(target: Target, _pid: int) -> tuple[StorePath, dict[str, Any]]:
         )
         for v in target.variables
     }
-    return root.store_path, kept
+    return store, kept
 
 
 def _same(target: Target, attrs: Mapping[str, Any] | None) -> None:
@@ -314,7 +399,3 @@ def _same(target: Target, attrs: Mapping[str, Any] | None) -> None:
             "use the target of the latest create",
             store=str(target.store),
         )
-
-
-def _record_name(index: Index) -> str:
-    return "-".join(map(str, index)) + ".json"
