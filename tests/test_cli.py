@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
 import pytest
+from test_jobs import night, records
 from typer.testing import CliRunner
 
 import s2sr_xr
@@ -94,3 +96,99 @@ def test_the_script_runs():
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("s2sr: size=7")
+
+
+# --- stores ---
+
+BICUBIC = ["--model", "bicubic", "--block", "366"]
+
+
+def test_a_product_is_made_finer_once(tmp_path):
+    (path,) = night(tmp_path / "items", 1)
+    out, cog = tmp_path / "ten.zarr", tmp_path / "ten.tif"
+    asked = ["upsample", str(path), str(out), *BICUBIC]
+    planned = RUN.invoke(app, [*asked, "--dry-run"])
+    assert planned.exit_code == 0, planned.output
+    assert {line.split()[0] for line in planned.output.splitlines()} >= {
+        *("blocks", "operations", "reads", "writes", "memory")
+    }
+    assert not out.exists()
+    made = RUN.invoke(app, [*asked, "--cog", str(cog), "--bands", "b11"])
+    assert made.exit_code == 0, made.output
+    assert set(s2sr_xr.open_result(out)) == {"B02", "B08", "B11", "quality"}
+    assert cog.exists()
+    again = RUN.invoke(app, [*asked, "--bands", "B11"])
+    assert (again.exit_code, "skipped" in again.output) == (0, True)
+    other = RUN.invoke(app, ["upsample", str(path), str(out), "--model", "nearest"])
+    assert other.exit_code == 1
+    assert "was written by another job" in other.output
+    fresh = RUN.invoke(app, [*asked, "--no-resume"])
+    assert fresh.exit_code == 1
+    assert "exists, state 'complete'" in fresh.output
+
+
+def test_a_damaged_store_is_found_and_mended(tmp_path):
+    (path,) = night(tmp_path / "items", 1)
+    out = str(tmp_path / "ten.zarr")
+    asked = ["upsample", str(path), out, *BICUBIC, "--layout", "sharded"]
+    assert RUN.invoke(app, asked).exit_code == 0
+    assert RUN.invoke(app, ["verify", out]).output == f"{out} is sound\n"
+    shard = next((tmp_path / "ten.zarr" / "B11" / "c").rglob("0/0/0"))
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 3] ^= 0x10
+    shard.write_bytes(content)
+    bad = RUN.invoke(app, ["verify", out])
+    assert bad.exit_code == 1
+    assert bad.output.startswith("block (0, 0, 0)  B11: ")
+    mended = RUN.invoke(app, asked)
+    assert mended.exit_code == 0, mended.output
+    assert RUN.invoke(app, ["verify", out]).exit_code == 0
+
+
+def test_a_batch_says_what_failed(tmp_path):
+    paths = [str(p) for p in night(tmp_path / "items")]
+    report, log, out = (tmp_path / n for n in ("report.json", "log.jsonl", "out"))
+    items = tmp_path / "items.json"
+    items.write_text(json.dumps([*paths, "gone.json"]))
+    more = ["--task", "upsample", *BICUBIC, "--json", str(report), "--log", str(log)]
+    asked = ["batch", str(items), "--out", str(out), *more]
+    planned = RUN.invoke(app, [*asked, "--dry-run"])
+    assert planned.exit_code == 1
+    assert planned.stdout.startswith("2 stores\noutput")
+    assert planned.stderr.startswith("s2sr: gone: No STAC item could be loaded")
+    done = RUN.invoke(app, asked)
+    assert done.exit_code == 1
+    assert "2 of 3 done" in done.stdout
+    assert "failed: gone: ReadError: No STAC item" in done.stdout
+    said = json.loads(report.read_text())
+    assert (said["ok"], said["blocks_written"]) == (False, 2)
+    assert said["failed"][0]["item"] == "gone"
+    assert json.loads(log.read_text().splitlines()[-1])["event"] == "end"
+    assert len(records(out)) == 2
+    assert RUN.invoke(app, ["batch", *paths, "--out", str(out), *more]).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["batch", "no.json", "--out", "out"], "loaded from no.json: not found"),
+        (["batch", "a", "a", "--out", "out"], "Item a stands twice"),
+        (["batch", "a", "--out", "out", "--task", "sharpen"], "'sharpen' is not one"),
+        (["batch", "a"], "Missing option '--out'"),
+        (
+            ["batch", "a", "--out", "b", "--workers", "1", "--scheduler", "c"],
+            "give one",
+        ),
+        (["upsample", "no.SAFE", "out.zarr"], "There is nothing at no.SAFE"),
+        (["superresolve", "a", "out", "--model", "sharper"], "is named 'sharper'"),
+        (["register", "a", "out", "--model", "dsen2-s-20m"], "it does not register"),
+        (["verify", "no.zarr"], "There is no Zarr v3 store at"),
+    ],
+)
+def test_wrong_calls_end_with_2(tmp_path, monkeypatch, asked, said):
+    monkeypatch.chdir(tmp_path)
+    done = RUN.invoke(app, asked, env={"COLUMNS": "200", "TERM": "dumb"})
+    assert done.exit_code == 2, done.output
+    assert said in done.stderr
+    assert "Traceback" not in done.output
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,254 @@
+"""`batch`: one task over many items, a store each."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import xarray as xr
+
+from s2sr_xr.errors import ChunkError, MissingBandError, ModelError, StoreError
+from s2sr_xr.jobs.inputs import file_name, listed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from distributed import Client
+
+    from s2sr_xr.jobs.crews import Crew
+    from s2sr_xr.jobs.inputs import Entry
+    from s2sr_xr.jobs.outcome import BatchReport, Progress
+    from s2sr_xr.jobs.pieces import Result
+    from s2sr_xr.store import Layout
+
+__all__ = ["TASKS", "Recipe", "Task", "batch", "crew"]
+
+Task = Literal["superresolve", "upsample", "register"]
+
+TASKS = ("superresolve", "upsample", "register")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """What is made of each item."""
+
+    task: Task = "superresolve"
+    """The call that makes it."""
+
+    model: str | Mapping[str, str] | None = None
+    """As that call takes it; None: its own choice."""
+
+    bands: Sequence[str] | None = None
+    """The bands to make; None: all."""
+
+    precision: str = "float32"
+    """Arithmetic of the networks."""
+
+    device: str = "auto"
+    """Where networks run."""
+
+    block: int = 2196
+    """Side of a block in 10 m pixels."""
+
+    def __post_init__(self) -> None:
+        from s2sr_xr.predict import PRECISIONS
+
+        if self.task not in TASKS:
+            raise ModelError(f"task={self.task!r} is not one of {', '.join(TASKS)}.")
+        if self.precision not in PRECISIONS:
+            raise ModelError(
+                f"precision={self.precision!r} is not one of {', '.join(PRECISIONS)}."
+            )
+        if self.block < 6 or self.block % 6:
+            raise ChunkError(
+                f"block={self.block}: the side of a block is a multiple of 6 ten-metre "
+                f"pixels, such as 2196."
+            )
+        if self.task == "register" and self.bands is not None:
+            raise MissingBandError(
+                "register takes all bands of a detector; leave bands= out."
+            )
+        self._check_model()
+
+    def _check_model(self) -> None:
+        """Raise if the model is unknown or has no weights, before a night begins."""
+        from s2sr_xr.choose import for_registration
+        from s2sr_xr.models.registry import check_runs, family
+
+        if self.model is None:
+            return
+        if self.task == "upsample":
+            named = family(self.model) if isinstance(self.model, str) else self.model
+            for name in named.values():
+                check_runs(name)
+            return
+        if not isinstance(self.model, str):
+            raise ModelError(f"{self.task} takes one model by name, got {self.model}.")
+        check_runs(self.model)
+        if self.task == "register":
+            for_registration(self.model, "B03", flow=False)
+
+    def apply(self, tree: xr.DataTree) -> xr.Dataset | xr.DataTree:
+        """Return the lazy result; a tree of L1B detectors gives a tree."""
+        from s2sr_xr.finer import register, superresolve, upsample
+
+        how: dict[str, Any] = {"device": self.device, "precision": self.precision}
+        if self.model is not None:
+            how["model"] = self.model
+        if self.task == "register":
+            return register(tree, **how)
+        if self.task == "upsample":
+            return upsample(tree, bands=self.bands, **how)
+        return superresolve(tree, bands=self.bands, **how)
+
+    def results(self, item: str, source: Entry, store: str) -> Iterator[Result]:
+        """Open an item and yield what is made of it, a store each.
+
+        `store` ends in ".zarr"; detectors of L1B get one each, ``..._d05.zarr``.
+        """
+        from s2sr_xr.jobs.pieces import Result
+
+        made = self.apply(source.open(chunks=self.block))
+        if isinstance(made, xr.Dataset):
+            yield Result(item, store, made)
+            return
+        for name, node in made.children.items():
+            place = f"{store.removesuffix('.zarr')}_{name}.zarr"
+            yield Result(f"{item}_{name}", place, node.to_dataset())
+
+
+def batch(  # noqa: PLR0913 - what a night's job is made of, all by name
+    items: Any,  # noqa: ANN401 - see Parameters
+    out: str | Path,
+    *,
+    task: Task = "superresolve",
+    model: str | Mapping[str, str] | None = None,
+    client: Client | None = None,
+    block: int = 2196,
+    precision: str = "float32",
+    resume: bool = True,
+    retries: int = 2,
+    on_error: Literal["continue", "raise"] = "continue",
+    bands: Sequence[str] | None = None,
+    device: str = "auto",
+    layout: Layout = "plain",
+    log: str | Path | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> BatchReport:
+    """Make many items finer, a Zarr store each, whatever fails on the way.
+
+    A block is a unit of its own: it reads its window, runs the networks, is written and
+    recorded. A few a worker are in flight at once. Whatever dies, the same call goes on
+    where it was, and no block that is recorded is computed again.
+
+    Ctrl-C (or SIGTERM) ends the run in order: no block is begun, those in work are
+    finished, and the report says so. A second Ctrl-C ends it at once.
+
+    Parameters
+    ----------
+    items
+        STAC items in any form (a pystac ItemCollection, dicts, a search, the path of
+        the JSON of a search), paths of SAFE, L1B or Theia products, hrefs of EOPF
+        products, a list of those, or the path of a JSON file with such a list.
+    out
+        Folder or URL for the stores, each named by its item: ``<id>.zarr``. Of L1B one
+        store a detector, ``<id>_d05.zarr``.
+    task
+        "superresolve", "upsample" or "register".
+    model, bands, precision, device
+        As in the call of that name. "cuda" on a cluster asks for workers with the
+        resource GPU.
+    client
+        A `distributed.Client`, whose workers see `out` and the items; None: threads of
+        this process, one a core.
+    block
+        Side of a block in 10 m pixels, a multiple of 6.
+    resume
+        Whether to go on with stores that an equal job began; complete ones are left as
+        they are. False: a store that exists fails its item.
+    retries
+        How often a block is tried again that could not be read or written, or whose
+        worker died. Other errors would come again.
+    on_error
+        "continue": other items go on when one fails; "raise": the first error is raised
+        when what is in work has ended.
+    layout
+        As in `to_zarr`.
+    log
+        File for one line of JSON an event; later runs append.
+    progress
+        Called after each block and item.
+
+    Returns
+    -------
+    BatchReport
+        What was written, skipped and empty, and what failed; prints as a table.
+
+    Raises
+    ------
+    GridError
+        There is no item, or one stands twice.
+    ReadError
+        `items` is a file that cannot be read.
+    ModelError
+        The task, model, precision or device is none; the cluster has no worker, none
+        with a GPU that was asked for, or workers of other versions.
+    ChunkError
+        `block` is not a multiple of 6.
+    StoreError
+        The log cannot be written.
+    """
+    from s2sr_xr.jobs.drive import Drive
+    from s2sr_xr.jobs.outcome import Log
+    from s2sr_xr.jobs.pieces import Piece, Rules
+
+    recipe = Recipe(
+        task=task,
+        model=model,
+        bands=bands,
+        precision=precision,
+        device=device,
+        block=block,
+    )
+    if on_error not in ("continue", "raise"):
+        raise StoreError(f'on_error is "continue" or "raise", got {on_error!r}.')
+    rules = Rules(resume=resume, retries=retries, on_error=on_error, layout=layout)
+    pieces = [
+        Piece(e.id, partial(recipe.results, e.id, e, _store(out, e.id)))
+        for e in listed(items)
+    ]
+    with crew(client, device) as who, Log(None if log is None else Path(log)) as lines:
+        return Drive(pieces, who, rules, lines, progress).run()
+
+
+@contextmanager
+def crew(client: Client | None, device: str) -> Iterator[Crew]:
+    """Yield who does the blocks: threads here, or the workers of a client.
+
+    Raises
+    ------
+    ModelError
+        The device is not there, or the workers cannot do the work.
+    """
+    from s2sr_xr.jobs.crews import Threads, Workers
+
+    if client is not None:
+        yield Workers(client, gpu=device.startswith("cuda"))
+        return
+    from s2sr_xr.predict import resolve
+
+    resolve(device)
+    yield Threads()
+
+
+def _store(out: str | Path, item: str) -> str:
+    """Return where the store of an item goes."""
+    name = f"{file_name(item)}.zarr"
+    text = os.fspath(out)
+    if "://" in text:
+        return f"{text.rstrip('/')}/{name}"
+    return str(Path(text).absolute() / name)
