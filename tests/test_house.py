@@ -21,16 +21,19 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = Path(s2sr_xr.__file__).parent
 
 RANKS = [
-    ["errors", "bands"],
+    ["errors", "bands", "allocator"],
     ["tiling", "radiometry", "metrics"],
-    ["models", "degrade", "nodata"],
-    ["grid"],
-    ["predict", "readers", "store"],
+    ["degrade", "nodata"],
+    ["models"],
+    ["grid", "consistency"],
+    ["predict", "readers", "sensor", "store"],
     ["block"],
     ["job", "choose"],
-    ["lazy", "simulate"],
-    ["finer", "output", "cut", "train"],
-    ["report"],
+    ["lazy", "simulate", "geotiff"],
+    ["tokens"],
+    ["finer", "output", "cut", "planning", "train", "cog", "pyramid"],
+    ["report", "catalogue", "provenance"],
+    ["jobs"],
     ["accessor"],
     ["cli"],
 ]
@@ -125,7 +128,7 @@ def test_the_accessor_says_what_the_functions_say():
     def parameters(owner, name):
         return list(inspect.signature(getattr(owner, name)).parameters.values())[1:]
 
-    for name in ("upsample", "superresolve", "decode", "window", "to_zarr"):
+    for name in ("upsample", "superresolve", "decode", "window", "to_zarr", "to_cog"):
         method, function = parameters(DatasetAccessor, name), parameters(s2sr_xr, name)
         assert [(p.name, p.default, p.kind) for p in method] == [
             (p.name, p.default, p.kind) for p in function

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pystac
 import pytest
 import xarray as xr
 from worlds import MIXES, WholeNumbers
@@ -567,3 +568,15 @@ def test_a_long_report_names_what_failed_first():
     assert lines[-2] == f"... and {61 - SHOWN} more"
     assert lines[-1].split() == ["all", "60", "of", "61", "done", "120", "0", "0"]
     assert json.loads(json.dumps(report.to_dict()))["blocks_written"] == 120
+
+
+def test_what_is_complete_is_catalogued(tmp_path):
+    item = s2sr_xr.simulate_scene(tmp_path / "world", size=120)
+    for _ in range(2):  # the second run finds it complete
+        s2sr_xr.batch([item], tmp_path / "out", task="upsample", model="bicubic")
+    catalogue = pystac.Catalog.from_file(str(tmp_path / "out" / "catalog.json"))
+    (made,) = catalogue.get_items()
+    ten = s2sr_xr.open_result(made.assets["zarr"].get_absolute_href())
+    assert ten.sizes["x"] == 120
+    assert made.properties["s2sr:sources"] == [item.id]
+    assert [link.rel for link in made.links].count("derived_from") == 1

@@ -145,6 +145,9 @@ def batch(  # noqa: PLR0913 - what a night's job is made of, all by name
     recorded. A few a worker are in flight at once. Whatever dies, the same call goes on
     where it was, and no block that is recorded is computed again.
 
+    Stores on a map that are complete are described as STAC items, in a static catalogue
+    beside them (``catalog.json``), where `out` is a local folder.
+
     Ctrl-C (or SIGTERM) ends the run in order: no block is begun, those in work are
     finished, and the report says so. A second Ctrl-C ends it at once.
 
@@ -217,12 +220,32 @@ def batch(  # noqa: PLR0913 - what a night's job is made of, all by name
     if on_error not in ("continue", "raise"):
         raise StoreError(f'on_error is "continue" or "raise", got {on_error!r}.')
     rules = Rules(resume=resume, retries=retries, on_error=on_error, layout=layout)
+    entries = listed(items)
     pieces = [
         Piece(e.id, partial(recipe.results, e.id, e, _store(out, e.id)))
-        for e in listed(items)
+        for e in entries
     ]
     with crew(client, device) as who, Log(None if log is None else Path(log)) as lines:
-        return Drive(pieces, who, rules, lines, progress).run()
+        report = Drive(pieces, who, rules, lines, progress).run()
+    if "://" not in os.fspath(out):
+        _catalogue(Path(out), report, entries)
+    return report
+
+
+def _catalogue(out: Path, report: BatchReport, entries: Sequence[Entry]) -> None:
+    """Describe the stores that are complete, for the next step to find."""
+    from s2sr_xr.catalogue import write_catalogue
+    from s2sr_xr.provenance import result_item
+
+    sources = {e.id: e.source for e in entries if isinstance(e.source, dict)}
+    made = [
+        result_item(r.store, sources=[sources[r.id]] if r.id in sources else ())
+        for r in report.items
+        # Detectors of L1B lie nowhere on a map.
+        if r.state in ("written", "skipped") and r.id in {e.id for e in entries}
+    ]
+    if made:
+        write_catalogue(out, made)
 
 
 @contextmanager
