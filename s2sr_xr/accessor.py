@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 import xarray as xr
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
@@ -14,10 +15,12 @@ if TYPE_CHECKING:
     from zarr.abc.store import Store
 
     from s2sr_xr.cut import Ground, SupportsGeoInterface
+    from s2sr_xr.planning import Plan
 
 __all__ = ["DataArrayAccessor", "DataTreeAccessor", "DatasetAccessor"]
 
 Obj = TypeVar("Obj", xr.DataTree, xr.Dataset, xr.DataArray)
+Detectors = TypeVar("Detectors", xr.DataTree, xr.Dataset)
 
 
 class Accessor(Generic[Obj]):
@@ -37,6 +40,7 @@ class Accessor(Generic[Obj]):
         keep_native: bool = True,
         device: str = "auto",
         precision: str = "float32",
+        consistent: bool = False,
         batch: int | None = None,
         check: bool = True,
     ) -> xr.Dataset:
@@ -50,6 +54,7 @@ class Accessor(Generic[Obj]):
             keep_native=keep_native,
             device=device,
             precision=precision,
+            consistent=consistent,
             batch=batch,
             check=check,
         )
@@ -61,9 +66,10 @@ class Accessor(Generic[Obj]):
         bands: Sequence[str] | None = None,
         device: str = "auto",
         precision: str = "float32",
+        consistent: bool = False,
         batch: int | None = None,
         check: bool = True,
-    ) -> xr.Dataset:
+    ) -> xr.Dataset | xr.DataTree:
         """Return bands on pixels finer than 10 m; see `s2sr_xr.superresolve`."""
         from s2sr_xr.finer import superresolve
 
@@ -73,6 +79,7 @@ class Accessor(Generic[Obj]):
             bands=bands,
             device=device,
             precision=precision,
+            consistent=consistent,
             batch=batch,
             check=check,
         )
@@ -82,6 +89,20 @@ class Accessor(Generic[Obj]):
         from s2sr_xr.finer import decode
 
         return decode(self._obj, offset=offset, scale=scale)
+
+    def finetune(
+        self,
+        model: str | os.PathLike[str],
+        *,
+        steps: int = 300,
+        seed: int = 0,
+        lr: float = 3e-4,
+        out: str | os.PathLike[str] | None = None,
+    ) -> Path:
+        """Return a model's weights after learning here; see `s2sr_xr.finetune`."""
+        from s2sr_xr.train.finetune import finetune
+
+        return finetune(self._obj, model, steps=steps, seed=seed, lr=lr, out=out)
 
     def window(
         self,
@@ -98,8 +119,35 @@ class Accessor(Generic[Obj]):
         return window(self._obj, bbox=bbox, geometry=geometry, x=x, y=y, crs=crs)
 
 
+class SensorAccessor(Accessor[Detectors]):
+    """What is done with detectors of L1B too."""
+
+    def register(
+        self,
+        model: str | None = None,
+        *,
+        reference: str = "B03",
+        flow: bool = False,
+        device: str = "auto",
+        precision: str = "float32",
+        batch: int | None = None,
+    ) -> Detectors:
+        """Return the bands of L1B aligned to one of them; see `s2sr_xr.register`."""
+        from s2sr_xr.finer import register
+
+        return register(
+            self._obj,
+            model,
+            reference=reference,
+            flow=flow,
+            device=device,
+            precision=precision,
+            batch=batch,
+        )
+
+
 @xr.register_datatree_accessor("s2sr")
-class DataTreeAccessor(Accessor[xr.DataTree]):
+class DataTreeAccessor(SensorAccessor[xr.DataTree]):
     """Super-resolution on a tree with groups ``r10m``, ``r20m``, ``r60m``."""
 
 
@@ -109,17 +157,33 @@ class DataArrayAccessor(Accessor[xr.DataArray]):
 
 
 @xr.register_dataset_accessor("s2sr")
-class DatasetAccessor(Accessor[xr.Dataset]):
+class DatasetAccessor(SensorAccessor[xr.Dataset]):
     """Super-resolution on a Dataset on one 10 m grid, and what is done with results."""
+
+    def plan(self, *, threads: int | None = None) -> Plan:
+        """Return what a lazy result will cost; see `s2sr_xr.plan`."""
+        from s2sr_xr.planning import plan
+
+        return plan(self._obj, threads=threads)
 
     def to_zarr(
         self,
         store: str | Path | Store,
         *,
         mode: Literal["w-", "w"] = "w-",
+        resume: bool = False,
+        layout: Literal["plain", "sharded"] = "plain",
         compute: bool = True,
     ) -> Delayed | None:
         """Write a result to a Zarr store; see `s2sr_xr.to_zarr`."""
         from s2sr_xr.output import to_zarr
 
-        return to_zarr(self._obj, store, mode=mode, compute=compute)
+        return to_zarr(
+            self._obj, store, mode=mode, resume=resume, layout=layout, compute=compute
+        )
+
+    def to_cog(self, path: str | Path, *, overwrite: bool = False) -> dict[str, Path]:
+        """Write a result as cloud-optimised GeoTIFFs; see `s2sr_xr.to_cog`."""
+        from s2sr_xr.cog import to_cog
+
+        return to_cog(self._obj, path, overwrite=overwrite)

@@ -167,15 +167,15 @@ def _l1b() -> Iterator[Model]:
     # REC look 413.5 px far, those of CSR about 122; of rec-s 31.5, within its halo.
     rec: dict[str, dict[str, int]]
     rec = {"rec": {}, "rec-s": {"features": 48, "groups": 4, "blocks": 3}}
-    csr: dict[str, dict[str, int]] = {"csr": {}, "csr-s": {"width": 16}}
+    csr = {"csr": _later(_csr), "csr-s": _later(_lucas_kanade)}
     for name, options in rec.items():
         spec = _raw(name, "REC: B, G, R, N aligned to G at 5 m", per_cell=2, margin=32)
         yield spec, _later(_rec, **options)
-    for name, options in csr.items():
+    for name, build in csr.items():
         spec = _raw(name, "CSR: B, R, N aligned to G", per_cell=1, margin=64, align=16)
         also = tuple(f"flow_{axis}_{b}" for b in R10 for axis in "yx")
         spec = replace(spec, also=also)
-        yield spec, _later(_csr, **options)
+        yield spec, build
 
 
 def _raw(
@@ -256,6 +256,12 @@ def _rec(**options: Any) -> nn.Module:  # noqa: ANN401
     from s2sr_xr.models.rec import REC
 
     return REC(**options)
+
+
+def _lucas_kanade(**options: Any) -> nn.Module:  # noqa: ANN401
+    from s2sr_xr.models.lucas_kanade import LucasKanade
+
+    return LucasKanade(**options)
 
 
 def _csr(**options: Any) -> nn.Module:  # noqa: ANN401

@@ -11,7 +11,7 @@ section 3.1, eq. 2.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
@@ -24,7 +24,16 @@ from s2sr_xr.models.resample import Upsample
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["CSR", "LONGEST", "from_published", "register_bands", "standardise", "warp"]
+__all__ = [
+    "CSR",
+    "LONGEST",
+    "SLOPE",
+    "Registration",
+    "from_published",
+    "register_bands",
+    "standardise",
+    "warp",
+]
 
 LONGEST = 10.0
 """Longest shift along x or y, in pixels."""
@@ -73,7 +82,20 @@ class Up(nn.Module):
         return self.twice(x)  # type: ignore[no-any-return]
 
 
-class CSR(nn.Module):
+class Registration(nn.Module):
+    """A network that finds the flow of a pair, and what `register` runs of it."""
+
+    def align(self, image: torch.Tensor, *, reference: int) -> torch.Tensor:
+        """Return all bands on the `reference`, then the flow of each: y, and x.
+
+        ``(B, 3 C, h, w)`` of ``(B, C, h, w)`` in any unit: C bands, then for each band
+        its shifts in pixels, 0 for the reference.
+        """
+        bands, flow = register_bands(self, image, reference=reference)
+        return torch.cat([bands, flow.flip(2).flatten(1, 2)], dim=1)
+
+
+class CSR(Registration):
     """The flow from a reference band to a moving one.
 
     Its modules have the names of the published state dict.
@@ -114,15 +136,6 @@ class CSR(nn.Module):
         x = self.conv2(F.leaky_relu_(self.conv1(x), SLOPE))
         return x.tanh() * LONGEST  # type: ignore[no-any-return]
 
-    def align(self, image: torch.Tensor, *, reference: int) -> torch.Tensor:
-        """Return all bands on the `reference`, then the flow of each: y, and x.
-
-        ``(B, 3 C, h, w)`` of ``(B, C, h, w)`` in any unit: C bands, then for each band
-        its shifts in pixels, 0 for the reference.
-        """
-        bands, flow = register_bands(self, image, reference=reference)
-        return torch.cat([bands, flow.flip(2).flatten(1, 2)], dim=1)
-
 
 def standardise(image: torch.Tensor) -> torch.Tensor:
     """Return each channel of ``(B, C, h, w)`` with mean 0 and deviation 1.
@@ -134,8 +147,12 @@ def standardise(image: torch.Tensor) -> torch.Tensor:
     return (image - mean) / torch.where(std > 0, std, torch.ones_like(std))
 
 
-def warp(image: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:
-    """Return `image` sampled where `flow` points: bicubic, mirrored at the edge.
+def warp(
+    image: torch.Tensor,
+    flow: torch.Tensor,
+    kernel: Literal["bicubic", "bilinear"] = "bicubic",
+) -> torch.Tensor:
+    """Return `image` sampled where `flow` points, mirrored at the edge.
 
     Parameters
     ----------
@@ -143,6 +160,8 @@ def warp(image: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:
         (B, C, h, w), any unit.
     flow
         (B, 2, h, w), in pixels: x, then y.
+    kernel
+        How it is interpolated.
 
     Returns
     -------
@@ -161,7 +180,7 @@ def warp(image: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:
     return F.grid_sample(
         image,
         torch.stack((x, y), dim=-1),
-        mode="bicubic",
+        mode=kernel,
         padding_mode="reflection",
         align_corners=True,
     )

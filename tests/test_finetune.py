@@ -1,0 +1,81 @@
+"""A network that goes on learning on one scene."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from worlds import tree
+
+import s2sr_xr
+from s2sr_xr.bands import BANDS
+from s2sr_xr.train.pairs import reduced_pair
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    item = s2sr_xr.simulate_scene(tmp_path_factory.mktemp("world"), size=240)
+    return s2sr_xr.open_stac(item, chunks=None).load()
+
+
+def error(scene, model):
+    """Return the mean error one scale below, where the network sees no edge."""
+    spec = s2sr_xr.get_spec(model)
+    pair = reduced_pair(scene, spec, "scene")
+    with torch.inference_mode():
+        made = s2sr_xr.load_model(model)(*(i[None] for i in pair.images))[0]
+    cut = (pair.target.shape[-1] - made.shape[-1]) // 2
+    return float((made - pair.target[:, cut:-cut, cut:-cut]).abs().nanmean())
+
+
+def test_it_learns_the_scene_and_gives_weights_that_run(scene, tmp_path):
+    out = tmp_path / "mine.safetensors"
+    made = scene.s2sr.finetune("dsen2-s-20m", steps=20, lr=1e-4, out=out)
+    assert made == out
+    assert error(scene, made) < error(scene, "dsen2-s-20m")
+    spec = s2sr_xr.get_spec(made)
+    assert spec.name == "dsen2-s-20m-finetuned"
+    ten = scene.s2sr.upsample({"20m": str(made)}, bands=["B11"])
+    assert ten.B11.attrs["s2sr_model"] == "dsen2-s-20m-finetuned"
+    assert np.isfinite(ten.B11).any()
+    again = scene.s2sr.finetune(made, steps=1, out=tmp_path / "more.safetensors")
+    assert s2sr_xr.get_spec(again).output == spec.output
+
+
+def test_the_same_seed_gives_the_same_weights(scene, tmp_path):
+    paths = [
+        scene.s2sr.finetune(
+            "dsen2-s-20m", steps=2, seed=5, out=tmp_path / f"{n}.safetensors"
+        )
+        for n in "ab"
+    ]
+    a, b = (s2sr_xr.load_model(p).state_dict() for p in paths)
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize(
+    ("model", "error", "match"),
+    [
+        ("dsen2", s2sr_xr.ModelError, "stands for dsen2-s-20m and dsen2-s-60m"),
+        ("bicubic-20m", s2sr_xr.ModelError, "does not learn one scale below"),
+        ("dsen2-20m", s2sr_xr.ModelError, "No weights of dsen2-20m"),
+        ("dsen2-s-60m", s2sr_xr.GridError, "needs at least 10 along each side"),
+    ],
+)
+def test_what_cannot_learn_is_refused(model, error, match, scene, tmp_path):
+    with pytest.raises(error, match=match):
+        scene.s2sr.finetune(model, steps=1, out=tmp_path / "x.safetensors")
+
+
+def test_weights_are_not_written_over(scene, tmp_path):
+    out = tmp_path / "mine.safetensors"
+    out.write_text("precious")
+    with pytest.raises(s2sr_xr.StoreError, match=r"exists or is no \.safetensors"):
+        scene.s2sr.finetune("dsen2-s-20m", steps=1, out=out)
+    assert out.read_text() == "precious"
+
+
+def test_a_missing_band_is_named(tmp_path):
+    obj = tree((9, 9), [b for b in BANDS if b != "B05"])
+    with pytest.raises(s2sr_xr.MissingBandError, match="B05"):
+        obj.s2sr.finetune("dsen2-s-20m", out=tmp_path / "x.safetensors")
