@@ -1,14 +1,27 @@
 """Laws of the reduced-scale operator; SciPy and NumPy as oracles."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
+from torch.nn import functional as F  # noqa: N812
 from torch.testing import assert_close
 
-from s2sr_xr.degrade import block_mean, gaussian_blur, mtf_sigma, reduce_scale
+from s2sr_xr.degrade import (
+    add_noise,
+    block_mean,
+    gaussian_blur,
+    mtf_sigma,
+    psf_downscale,
+    psf_weights,
+    reduce_scale,
+    sampled_in,
+    shift_bands,
+)
 from s2sr_xr.errors import GridError, RadiometryError
 
 sizes = st.integers(1, 20)
@@ -202,3 +215,105 @@ def test_mtf_is_a_share(mtf):
 def test_a_new_pixel_has_a_width():
     with pytest.raises(GridError, match="factor is a width"):
         mtf_sigma(0.3, 0)
+
+
+# EvoLand's point spread, noise, regimes
+
+
+@given(mtf=st.floats(0.05, 1), factor=st.integers(2, 6), half=st.integers(0, 9))
+def test_the_point_spread_sums_to_one_and_is_a_mirror_image(mtf, factor, half):
+    weights = psf_weights(mtf, factor, half=half)
+    assert len(weights) == 2 * half + 1
+    assert sum(weights) == pytest.approx(1)
+    assert weights == weights[::-1]
+
+
+@pytest.mark.parametrize("mtf", [0.3, 0.4])
+def test_the_point_spread_leaves_its_mtf_at_the_new_nyquist_frequency(mtf):
+    for factor, half, within in ((2, 3, 0.01), (4, 8, 0.01), (4, 3, 0.1)):
+        weights = psf_weights(mtf, factor, half=half)
+        waves = [math.cos(math.pi / factor * (i - half)) for i in range(2 * half + 1)]
+        left = sum(w * c for w, c in zip(weights, waves, strict=True))
+        assert left == pytest.approx(mtf, abs=within)
+    # Cut at 1.5 standard deviations it leaves more, as published: 0.39 for 0.3.
+    assert left == pytest.approx({0.3: 0.392, 0.4: 0.454}[mtf], abs=1e-3)
+
+
+@pytest.mark.parametrize("factor", [2, 3, 4])
+def test_the_downscaling_is_that_of_evoland(factor):
+    x = image(2, 3, 6 * factor, 7 * factor)
+    line = torch.tensor(psf_weights(0.4, factor), dtype=torch.float64)
+    kernel = (line[:, None] * line).expand(3, 1, 7, 7)
+    seen = F.conv2d(F.pad(x, (3,) * 4, mode="reflect"), kernel, groups=3)
+    options = {"mode": "bicubic", "align_corners": False}
+    expected = F.interpolate(seen, scale_factor=1 / factor, **options)
+    assert_close(psf_downscale(x, factor, 0.4), expected, atol=1e-13, rtol=0)
+
+
+def test_noise_has_its_deviation_in_each_band_and_is_its_seed():
+    x = torch.zeros(2, 3, 64, 64)
+    std = (0.0, 1.0, 0.1)
+    draws = [add_noise(x, std, torch.Generator().manual_seed(5)) for _ in range(2)]
+    assert torch.equal(*draws)
+    assert draws[0].std((0, 2, 3)).tolist() == pytest.approx([0, 1, 0.1], abs=0.03)
+
+
+def test_bands_move_by_whole_pixels_exactly_and_by_parts_between():
+    x = image(1, 3, 12, 14)
+    moved = shift_bands(x, torch.tensor([[0.0, 0.0], [2.0, -3.0], [0.0, 0.5]]))
+    assert torch.equal(moved[:, 0], x[:, 0])
+    assert_close(moved[0, 1, 2:, :-3], x[0, 1, :-2, 3:], rtol=0, atol=1e-15)
+    ramp = torch.arange(14.0).double().expand(1, 1, 12, 14)
+    half = shift_bands(ramp, torch.tensor([[0.0, 0.5]]))
+    assert_close(half[..., 3:-3], ramp[..., 3:-3] - 0.5)
+
+
+def test_regimes_differ_in_what_they_let_alias_and_in_where_bands_look():
+    def contrast_of(regime, wave):
+        x = wave.expand(2, 32, -1)
+        made = sampled_in(x, regime, torch.Generator().manual_seed(1))
+        return contrast(made[0, 4:-4, 4:-4])
+
+    # Three quarters of the new sampling frequency: it can only show as an alias.
+    wave = torch.cos(0.75 * torch.pi * torch.arange(64.0).double())
+    assert contrast_of("none", wave) < 0.02
+    assert contrast_of("alias", wave) > 0.2
+    x = image(3, 24, 24)
+    alias, both = (
+        sampled_in(x, regime, torch.Generator().manual_seed(1))
+        for regime in ("alias", "alias+shift")
+    )
+    assert torch.equal(alias[0], both[0])
+    assert not torch.allclose(alias[1], both[1])
+    assert alias.shape == both.shape == (3, 12, 12)
+
+
+def test_new_operators_have_exact_gradients():
+    x = image(1, 2, 8, 8).requires_grad_()
+    shifts = torch.tensor([[0.0, 0.3], [-1.2, 0.0]])
+    for operator in (
+        lambda x: psf_downscale(x, 2, 0.3),
+        lambda x: shift_bands(x, shifts),
+        lambda x: sampled_in(x, "alias+shift", torch.Generator().manual_seed(0)),
+    ):
+        assert torch.autograd.gradcheck(operator, x)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (lambda x: psf_downscale(x, 5, 0.3), r"12 x 12 pixels.*crop to 10 x 10"),
+        (lambda x: psf_downscale(x, 1, 0.3), "2 or more pixels wide, got 1"),
+        (lambda x: psf_downscale(x, 2, 0.3, half=12), "cannot be mirrored by 12"),
+        (lambda x: psf_downscale(x, 2, 1.2), "mtf is a share"),
+        (lambda _: psf_weights(0.3, 2, half=-1), "half counts pixels"),
+        (lambda x: add_noise(x, (0.1,), torch.Generator()), r"got \[0.1\]"),
+        (lambda x: add_noise(x, (0.1, -1), torch.Generator()), "0 or more a band"),
+        (lambda x: shift_bands(x, torch.zeros(3, 2)), r"got \(3, 2\)"),
+        (lambda x: sampled_in(x, "both", torch.Generator()), "Unknown regime 'both'"),
+        (lambda x: sampled_in(x, "none", torch.Generator(), factor=5), "crop to 10"),
+    ],
+)
+def test_what_cannot_be_degraded_is_said(wrong, said):
+    with pytest.raises(GridError, match=said):
+        wrong(image(2, 12, 12))

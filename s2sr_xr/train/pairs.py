@@ -20,6 +20,7 @@ import torch
 from s2sr_xr.degrade import reduce_scale
 from s2sr_xr.errors import GridError
 from s2sr_xr.grid import check_nesting, scene_of
+from s2sr_xr.train.patches import Augment, augmented
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -141,7 +142,7 @@ def patches(
         pair = large[rng.choice(len(large), p=share / share.sum())]
         patch = _patch(pair, spec, side, rng)
         if all(bool(torch.isfinite(t).all()) for t in patch):
-            found.append(_augmented(patch, rng))
+            found.append(augmented(patch, rng, Augment()))
         if len(found) == batch:
             *images, target = (torch.stack(t) for t in zip(*found, strict=True))
             return tuple(images), target
@@ -164,15 +165,3 @@ def _patch(
         ]
         for g, image in zip(groups, [*pair.images, pair.target], strict=True)
     ]
-
-
-def _augmented(
-    patch: list[torch.Tensor], rng: np.random.Generator
-) -> tuple[torch.Tensor, ...]:
-    turns, flip = int(rng.integers(4)), bool(rng.integers(2))
-    gain = float(np.exp(rng.uniform(np.log(0.5), np.log(4.0))))
-    out = []
-    for image in patch:
-        turned = torch.rot90(image, turns, (-2, -1))
-        out.append((turned.flip(-1) if flip else turned) * gain)
-    return tuple(out)

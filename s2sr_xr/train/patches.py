@@ -1,0 +1,693 @@
+"""Batches of patches from the trees that inference reads: a function of seed and step.
+
+Steps go in rounds. A round draws windows, whole chunks of a scene where these are not
+too large, reads them once, and takes many patches from each; while it lasts, the next
+one's windows are read in the background. Nothing depends on what was read before, so a
+training goes on at any step, and any number of scenes, of any backing, fits in memory.
+
+A patch is refused, and another drawn, where
+
+* a pixel of any band is missing;
+* more than a share of it is cloud: by the scene classification where the tree has SCL
+  (codes 1 defective, 3 cloud shadow, 8 and 9 cloud, 10 cirrus), else by a rule: bright
+  in the blue (B02 over 0.25), white (B04 within 30 % of B02) and, to tell cloud from
+  sand and snow, with B11 between 0.35 and 1.1 of B02;
+* it is flat: no band of the finest group spreads as much as a threshold.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, OrderedDict
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+from s2sr_xr.errors import GridError, MissingBandError, ReadError, S2SRError
+from s2sr_xr.grid import check_nesting, grid_of, scene_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import xarray as xr
+    from numpy.typing import NDArray
+
+    from s2sr_xr.grid import Grid, Object
+    from s2sr_xr.models.spec import BandGroup, ModelSpec
+
+__all__ = [
+    "Augment",
+    "Batches",
+    "Patch",
+    "Rules",
+    "Sampler",
+    "Source",
+    "augmented",
+    "cloudy",
+    "source",
+]
+
+Patch: TypeAlias = tuple[torch.Tensor, ...]
+"""One stack ``(..., C, side * per_cell, side * per_cell)`` a group."""
+
+CLOUDS = (1, 3, 8, 9, 10)
+"""Codes of the scene classification that a patch may hold little of."""
+
+TRIES = 4
+"""Places tried in a window, before another window is."""
+
+WINDOWS = 64
+"""Windows tried for a patch, before the scenes are said to hold none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """Which patches are refused. Missing pixels always are."""
+
+    cloud: float = 0.1
+    """Largest share of cloud; 1 takes all."""
+
+    flat: float = 0.001
+    """Smallest standard deviation that one band of the finest group needs, in
+    reflectance: 10 counts. 0 takes all."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.cloud <= 1 or not self.flat >= 0:
+            raise GridError(
+                "cloud is a share in [0, 1] and flat a spread of 0 or more; got "
+                f"{self.cloud} and {self.flat}"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Augment:
+    """What is done to a patch that is taken, to all its groups alike."""
+
+    turn: bool = True
+    """Quarter turns and mirroring, all eight alike."""
+
+    gain: tuple[float, float] = (0.5, 4.0)
+    """Brightened or darkened by a factor in this range, equally often by octaves: what
+    surrounds an edge should not decide how it is drawn. ``(1, 1)`` leaves it."""
+
+    odd: float = 0.0
+    """Share of patches whose bands are each dimmed by a factor of their own, 0.05 to 1,
+    equally often by octaves. Ice is white to the eye and black in the short-wave
+    infrared: detail must not be carried over from what other bands are elsewhere."""
+
+    def __post_init__(self) -> None:
+        low, high = self.gain
+        if not 0 < low <= high:
+            raise GridError(f"gain is a range of positive factors, got {self.gain}")
+        if not 0 <= self.odd <= 1:
+            raise GridError(f"odd is a share in [0, 1], got {self.odd}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A scene to take patches from: variables that were not read yet."""
+
+    name: str
+    """Of the scene, for messages."""
+
+    groups: tuple[BandGroup, ...]
+    """Bands of each group, and pixels along the side of a cell; finest first."""
+
+    layers: tuple[tuple[xr.Variable, ...], ...]
+    """One variable a band of each group, dims ``(time, y, x)`` or ``(y, x)``."""
+
+    cells: tuple[int, int]
+    """Rows and columns of cells."""
+
+    classes: xr.Variable | None = None
+    """The scene classification, where there is one."""
+
+    classes_per_cell: int = 1
+    """Its pixels along the side of a cell."""
+
+    weight: float = 1.0
+    """How often it is chosen, beside a scene of the same size."""
+
+    @property
+    def times(self) -> int:
+        """How many time steps."""
+        first = self.layers[0][0]
+        return first.sizes["time"] if "time" in first.dims else 1
+
+    def chunks(self) -> tuple[list[int], list[int]]:
+        """Return where chunks of the finest group begin, in whole cells, by y and x."""
+        variable, per_cell = self.layers[0][0], self.groups[0].per_cell
+        found = []
+        for dim, count in zip(("y", "x"), self.cells, strict=True):
+            sizes = _chunk_sizes(variable, dim)
+            starts = np.cumsum([0, *sizes[:-1]]) // per_cell
+            found.append(sorted({int(s) for s in starts if s < count}))
+        return found[0], found[1]
+
+
+def source(
+    obj: Object,
+    spec: ModelSpec,
+    name: str,
+    *,
+    weight: float = 1.0,
+    truth: tuple[xr.Dataset, BandGroup] | None = None,
+) -> Source:
+    """Return a scene to take patches from, checked, without reading a pixel.
+
+    Parameters
+    ----------
+    obj
+        What inference takes: a tree or Dataset of reflectance, Dask or not.
+    spec
+        Its inputs are the groups of a patch.
+    name
+        Of the scene, for messages.
+    weight
+        How often it is chosen, beside a scene of the same size.
+    truth
+        A finer image of the same ground, dims ``(y, x)``, and the bands of it that
+        become one more group.
+
+    Raises
+    ------
+    MissingBandError, GridError, RadiometryError
+        As `scene_of` and `check_nesting`, or the truth covers other ground. The message
+        names the scene.
+    """
+    try:
+        scene = scene_of(obj)
+        grid = check_nesting(scene, spec)
+    except S2SRError as error:
+        raise type(error)(f"{name}: {error}", scene=name) from error
+    layers = [
+        tuple(scene.planes[b].variable for b in group.names) for group in spec.inputs
+    ]
+    groups = list(spec.inputs)
+    if truth is not None:
+        fine, group = truth
+        layers.append(_truth_layers(fine, group, grid, name))
+        groups.append(group)
+    classes, per_cell = _classes(obj, grid)
+    return Source(
+        name=name,
+        groups=tuple(groups),
+        layers=tuple(layers),
+        cells=grid.shape,
+        classes=classes,
+        classes_per_cell=per_cell,
+        weight=weight,
+    )
+
+
+def _truth_layers(
+    fine: xr.Dataset, group: BandGroup, grid: Grid, name: str
+) -> tuple[xr.Variable, ...]:
+    if missing := [b for b in group.names if b not in fine]:
+        raise MissingBandError(
+            f"{name}: its truth has no {', '.join(missing)}; it has "
+            f"{', '.join(map(str, fine.data_vars))}.",
+            scene=name,
+        )
+    want = tuple(n * group.per_cell for n in grid.shape)
+    have = tuple(fine.sizes[d] for d in ("y", "x"))
+    if want != have:
+        raise GridError(
+            f"{name}: its truth has {have[0]} x {have[1]} pixels, but {want[0]} x "
+            f"{want[1]} cover the scene. Cut both to the same ground.",
+            scene=name,
+        )
+    return tuple(fine[b].variable.transpose("y", "x") for b in group.names)
+
+
+def _classes(obj: Any, grid: Grid) -> tuple[xr.Variable | None, int]:  # noqa: ANN401
+    """Return the scene classification, where it covers cells, and its pixels a cell."""
+    places = obj.subtree if hasattr(obj, "subtree") else [obj]
+    for place in places:
+        if not hasattr(place, "data_vars"):
+            continue
+        for key, array in place.data_vars.items():
+            if str(key).upper() == "SCL":
+                own = grid_of(array.to_dataset(name="SCL"))
+                if own.extent == grid.extent and not grid.res % own.res:
+                    return array.variable, round(grid.res / own.res)
+    return None, 1
+
+
+def _chunk_sizes(variable: xr.Variable, dim: str) -> list[int]:
+    if variable.chunks is not None:
+        return list(variable.chunksizes[dim])
+    size = variable.sizes[dim]
+    step = int(variable.encoding.get("preferred_chunks", {}).get(dim, size))
+    return [min(step, size - start) for start in range(0, size, step)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """Cells of one time step of a scene."""
+
+    scene: int
+    time: int
+    rows: tuple[int, int]
+    cols: tuple[int, int]
+
+
+@dataclass(slots=True)
+class _Pixels:
+    """What was read of a window."""
+
+    images: tuple[NDArray[np.float32], ...]
+    cloud: NDArray[np.bool_]  # one a cell
+
+
+class Sampler:
+    """Step -> batch, of patches from any scenes.
+
+    The same scenes, options, seed and step give the same batch, bit for bit, whatever
+    was asked before and however the scenes are backed.
+
+    Parameters
+    ----------
+    scenes
+        What `source` made, all with the same groups. Each is chosen in proportion to
+        its weight and the root of its area: a large scene holds more, but not more
+        kinds of country.
+    side
+        Cells along the side of a patch.
+    batch
+        Patches a batch.
+    seed
+        Decides every batch.
+    rules, augment
+        Which patches are refused, and what is done to the others.
+    windows
+        How many are held at a time and give the patches of a round.
+    steps
+        How many make a round: each window is read once and gives ``steps * batch /
+        windows`` patches.
+    most
+        Cells along the longest side of a window; larger chunks are cut.
+    threads
+        How many windows are read at once, beside the training; 0 reads when needed.
+
+    Raises
+    ------
+    GridError
+        No scenes, scenes of different groups, or none with `side` cells.
+    """
+
+    def __init__(
+        self,
+        scenes: Sequence[Source],
+        *,
+        side: int,
+        batch: int,
+        seed: int = 0,
+        rules: Rules | None = None,
+        augment: Augment | None = None,
+        windows: int = 16,
+        steps: int = 32,
+        most: int = 256,
+        threads: int = 1,
+    ) -> None:
+        _check_scenes(scenes, side)
+        for name, value in {"batch": batch, "windows": windows, "steps": steps}.items():
+            if value < 1:
+                raise GridError(f"{name} is 1 or more; got {value}")
+        self.scenes = [s for s in scenes if min(s.cells) >= side]
+        self.side, self.batch, self.seed = side, batch, seed
+        self.rules, self.augment = rules or Rules(), augment or Augment()
+        self.windows, self.steps, self.threads = windows, steps, threads
+        self.cuts = [_cuts(s, side, max(most, side)) for s in self.scenes]
+        area = [s.weight * math.sqrt(s.cells[0] * s.cells[1]) for s in self.scenes]
+        self.share = np.array(area) / sum(area)
+        self.forget()
+
+    def __call__(self, step: int) -> Patch:
+        """Return the batch of a step: ``(B, C, side * per_cell, ...)`` a group.
+
+        float32 reflectance, no NaN.
+
+        Raises
+        ------
+        GridError
+            The scenes hold too few patches that the rules take; the message says which
+            rule refused how many.
+        ReadError
+            A window cannot be read; the message names it and its scene.
+        """
+        now = step // self.steps
+        rounds = [(r, k) for r in (now, now + 1) for k in range(self.windows)]
+        self.cache.foresee([self._window(r, k) for r, k in rounds])
+        found = [self._patch(step, i) for i in range(self.batch)]
+        return tuple(torch.stack(group) for group in zip(*found, strict=True))
+
+    def _window(self, round_: int, k: int) -> _Window:
+        """Return the k-th window of a round."""
+        rng = np.random.default_rng((self.seed, round_, k, 1))
+        scene = int(rng.choice(len(self.scenes), p=self.share))
+        rows, cols = self.cuts[scene]
+        return _Window(
+            scene,
+            int(rng.integers(self.scenes[scene].times)),
+            rows[rng.choice(len(rows), p=_lengths(rows))],
+            cols[rng.choice(len(cols), p=_lengths(cols))],
+        )
+
+    def _patch(self, step: int, i: int) -> Patch:
+        rng = np.random.default_rng((self.seed, step, i, 2))
+        first = (step % self.steps * self.batch + i) % self.windows
+        refused: Counter[str] = Counter()
+        for k in range(WINDOWS):
+            # The windows of the round, and then others that no one has foreseen.
+            at = (first + k) % self.windows if k < self.windows else first + k
+            window = self._window(step // self.steps, at)
+            pixels = self.cache[window]
+            for _ in range(TRIES):
+                patch, why = self._taken(pixels, window, rng)
+                if patch is not None:
+                    names = [g.names for g in self.scenes[0].groups]
+                    return augmented(patch, rng, self.augment, names)
+                refused[f"{self.scenes[window.scene].name} {why}"] += 1
+        told = "; ".join(f"{name} {n} times" for name, n in refused.most_common(4))
+        raise GridError(
+            f"At step {step}, {WINDOWS * TRIES} places gave no patch of {self.side} x "
+            f"{self.side} cells: {told}. Add scenes, use smaller patches, or loosen "
+            f"{self.rules}."
+        )
+
+    def _taken(
+        self, pixels: _Pixels, window: _Window, rng: np.random.Generator
+    ) -> tuple[Patch | None, str]:
+        """Return a patch, or why the place was refused."""
+        sizes = [b - a for a, b in (window.rows, window.cols)]
+        top, left = (int(rng.integers(n - self.side + 1)) for n in sizes)
+        groups = self.scenes[window.scene].groups
+        images = [
+            _part(image, top, left, self.side, g.per_cell)
+            for g, image in zip(groups, pixels.images, strict=True)
+        ]
+        cloud = _part(pixels.cloud[None], top, left, self.side, 1)
+        if not all(np.isfinite(image).all() for image in images):
+            return None, "misses pixels"
+        if cloud.mean() > self.rules.cloud:
+            return None, "is cloudy"
+        if images[0].std((1, 2)).max() < self.rules.flat:
+            return None, "is flat"
+        return tuple(torch.from_numpy(image) for image in images), ""
+
+    def _read(self, window: _Window) -> _Pixels:
+        """Return the pixels of a window."""
+        scene = self.scenes[window.scene]
+        try:
+            images = tuple(
+                _stack(layers, window, g.per_cell)
+                for g, layers in zip(scene.groups, scene.layers, strict=True)
+            )
+            cloud = _clouds(scene, images, window)
+        except Exception as error:
+            (top, bottom), (left, right) = window.rows, window.cols
+            raise ReadError(
+                f"{scene.name}: cells {top}:{bottom}, {left}:{right} of time step "
+                f"{window.time} cannot be read: {type(error).__name__}: {error}",
+                scene=scene.name,
+                window=(window.rows, window.cols),
+            ) from error
+        return _Pixels(images, cloud)
+
+    def forget(self) -> None:
+        """Drop the pixels that are held, and the threads: a fork has neither."""
+        self.cache = _Cache(self._read, 2 * self.windows + 8, self.threads)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what another process needs: everything but the pixels."""
+        return {k: v for k, v in self.__dict__.items() if k != "cache"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take what `__getstate__` gave."""
+        self.__dict__.update(state)
+        self.forget()
+
+
+class Batches(IterableDataset[Patch]):
+    """The batches of a range of steps, for `torch.utils.data.DataLoader`.
+
+    Give it ``batch_size=None``. Workers take every n-th step, so that the loader gives
+    the steps in order with any number of them; each reads the windows for itself. With
+    few cores, threads of the `Sampler` and no workers read less.
+
+    Parameters
+    ----------
+    sampler
+        Step -> batch.
+    steps
+        Which steps, such as ``range(first, last)`` to go on from `first`.
+    """
+
+    def __init__(self, sampler: Sampler, steps: range) -> None:
+        self.sampler, self.steps = sampler, steps
+
+    def __iter__(self) -> Iterator[Patch]:
+        """Yield the batches of the steps, or of this worker's share of them."""
+        worker = get_worker_info()
+        if worker is not None:
+            self.sampler.forget()
+        first, step = (worker.id, worker.num_workers) if worker else (0, 1)
+        return map(self.sampler, self.steps[first::step])
+
+    def __len__(self) -> int:
+        """Return the number of batches, of all workers together."""
+        return len(self.steps)
+
+
+@dataclass(slots=True)
+class _Cache:
+    """The windows that were read last, and some that will be asked for."""
+
+    read: Any
+    """Window -> pixels."""
+
+    most: int
+    """Windows held."""
+
+    threads: int
+    """That read ahead."""
+
+    held: OrderedDict[_Window, _Pixels] = field(default_factory=OrderedDict)
+    coming: dict[_Window, Future[_Pixels]] = field(default_factory=dict)
+    pool: ThreadPoolExecutor | None = None
+    lock: Any = field(default_factory=Lock)
+
+    def __getitem__(self, window: _Window) -> _Pixels:
+        with self.lock:
+            if window not in self.held:
+                future = self.coming.pop(window, None)
+                self.held[window] = future.result() if future else self.read(window)
+            self.held.move_to_end(window)
+            while len(self.held) > self.most:
+                self.held.popitem(last=False)
+            return self.held[window]
+
+    def foresee(self, windows: Sequence[_Window]) -> None:
+        """Begin to read windows in the background, and drop what else was begun."""
+        if not self.threads:
+            return
+        if self.pool is None:
+            self.pool = ThreadPoolExecutor(self.threads, "s2sr-patches")
+        for window in self.coming.keys() - set(windows):
+            self.coming.pop(window).cancel()
+        for window in windows:
+            if window not in self.held and window not in self.coming:
+                self.coming[window] = self.pool.submit(self.read, window)
+
+
+def _check_scenes(scenes: Sequence[Source], side: int) -> None:
+    if not scenes:
+        raise GridError("There is no scene to take patches from: the sample is empty.")
+    first = scenes[0]
+    for scene in scenes:
+        if scene.groups != first.groups:
+            raise GridError(
+                f"{scene.name} has the groups {_told(scene)}, but {first.name} "
+                f"{_told(first)}. Make all sources of a sampler with one spec.",
+                scene=scene.name,
+            )
+    if side < 1 or not any(min(s.cells) >= side for s in scenes):
+        largest = max((s.cells for s in scenes), key=min)
+        raise GridError(
+            f"No scene has {side} x {side} cells; the largest of {len(scenes)} has "
+            f"{largest[0]} x {largest[1]}. Use smaller patches."
+        )
+
+
+def _told(scene: Source) -> str:
+    return ", ".join(f"{'+'.join(g.names)} x{g.per_cell}" for g in scene.groups)
+
+
+def _cuts(
+    scene: Source, side: int, most: int
+) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """Return the rows and the columns of the windows of a scene, in cells.
+
+    Chunks; joined where they hold no patch or few, and cut where they are too large.
+    """
+    starts = scene.chunks()
+    rows, cols = (
+        _joined(begin, count, min(2 * side, most), most)
+        for begin, count in zip(starts, scene.cells, strict=True)
+    )
+    return rows, cols
+
+
+def _joined(
+    starts: Sequence[int], count: int, least: int, most: int
+) -> list[tuple[int, int]]:
+    """Return intervals of `least` to `most` that cover 0..count, from `starts` on.
+
+    The last may be longer, by less than `least`.
+
+    >>> _joined([0, 10, 20, 30], 40, 16, 32)
+    [(0, 20), (20, 40)]
+    >>> _joined([0, 100], 110, 16, 32)
+    [(0, 32), (32, 64), (64, 110)]
+    """
+    edges = [0]
+    for start in [*starts[1:], count]:
+        while start - edges[-1] > most:
+            edges.append(edges[-1] + most)
+        if start - edges[-1] >= least:
+            edges.append(start)
+    # What is left is too short to stand alone.
+    edges = [e for e in edges if e == 0 or count - e >= least]
+    return list(zip(edges, [*edges[1:], count], strict=True))
+
+
+def _lengths(cuts: Sequence[tuple[int, int]]) -> NDArray[np.float64]:
+    lengths = np.array([stop - start for start, stop in cuts], float)
+    return np.asarray(lengths / lengths.sum())
+
+
+def _stack(
+    layers: Sequence[xr.Variable], window: _Window, per_cell: int
+) -> NDArray[np.float32]:
+    """Read one group of a window, all bands at once where Dask holds them."""
+    parts = [_cut(layer, window, per_cell) for layer in layers]
+    if any(part.chunks is not None for part in parts):
+        import dask
+
+        values = dask.compute(*[part.data for part in parts])
+    else:
+        values = tuple(part.to_numpy() for part in parts)
+    return np.stack([np.asarray(v, dtype=np.float32) for v in values])
+
+
+def _cut(layer: xr.Variable, window: _Window, per_cell: int) -> xr.Variable:
+    (top, bottom), (left, right) = window.rows, window.cols
+    place: dict[str, Any] = {
+        "y": slice(top * per_cell, bottom * per_cell),
+        "x": slice(left * per_cell, right * per_cell),
+    }
+    if "time" in layer.dims:
+        place["time"] = window.time
+    return layer.isel(place)
+
+
+def _clouds(
+    scene: Source, images: Sequence[NDArray[np.float32]], window: _Window
+) -> NDArray[np.bool_]:
+    """Return which cells of a window are cloudy."""
+    if scene.classes is not None:
+        codes = _cut(scene.classes, window, scene.classes_per_cell).to_numpy()
+        n = scene.classes_per_cell
+        bad = np.isin(codes, CLOUDS)
+        cells = bad.reshape(bad.shape[0] // n, n, bad.shape[1] // n, n)
+        return np.asarray(cells.any((1, 3)))
+    shape = tuple(b - a for a, b in (window.rows, window.cols))
+    bands: dict[str, NDArray[np.float32]] = {}
+    for group, image in zip(scene.groups, images, strict=True):
+        n = group.per_cell
+        for name, band in zip(group.names, image, strict=True):
+            if name in ("B02", "B04", "B11"):
+                split = band.reshape(shape[0], n, shape[1], n)
+                bands.setdefault(name, split.mean((1, 3)))
+    return cloudy(bands, shape)
+
+
+def cloudy(
+    bands: dict[str, NDArray[np.float32]], shape: tuple[int, ...]
+) -> NDArray[np.bool_]:
+    """Return which pixels are bright, white and neither sand nor snow.
+
+    Parameters
+    ----------
+    bands
+        Reflectance of B02, B04 and B11, each of `shape`. Without B11, sand that is
+        white and snow count as cloud; without B02, nothing does.
+    shape
+        Rows and columns.
+    """
+    if "B02" not in bands:
+        return np.zeros(shape, bool)
+    blue = bands["B02"]
+    found = blue > 0.25
+    if "B04" in bands:
+        found &= np.abs(bands["B04"] - blue) < 0.3 * blue
+    if "B11" in bands:
+        found &= (bands["B11"] > 0.35 * blue) & (bands["B11"] < 1.1 * blue)
+    return np.asarray(found)
+
+
+def _part(
+    image: NDArray[Any], top: int, left: int, side: int, per_cell: int
+) -> NDArray[Any]:
+    rows = slice(top * per_cell, (top + side) * per_cell)
+    cols = slice(left * per_cell, (left + side) * per_cell)
+    return image[:, rows, cols]
+
+
+def augmented(
+    patch: Sequence[torch.Tensor],
+    rng: np.random.Generator,
+    how: Augment,
+    names: Sequence[Sequence[str]] = (),
+) -> Patch:
+    """Return a patch turned, mirrored and with another gain, all groups alike.
+
+    `names` are the bands of each group; ``how.odd`` needs them.
+
+    >>> one = torch.arange(4.0).reshape(1, 2, 2)
+    >>> how = Augment(turn=False, gain=(2, 2))
+    >>> augmented([one], np.random.default_rng(0), how)[0].flatten()
+    tensor([0., 2., 4., 6.])
+    """
+    turns, flip = int(rng.integers(4)), bool(rng.integers(2))
+    low, high = how.gain
+    gain = float(np.exp(rng.uniform(np.log(low), np.log(high))))
+    out = []
+    for image in patch:
+        turned = torch.rot90(image, turns * how.turn, (-2, -1))
+        out.append((turned.flip(-1) if flip and how.turn else turned) * gain)
+    if how.odd and rng.random() < how.odd:
+        return _dimmed(out, rng, names)
+    return tuple(out)
+
+
+def _dimmed(
+    patch: Sequence[torch.Tensor],
+    rng: np.random.Generator,
+    names: Sequence[Sequence[str]],
+) -> Patch:
+    """Return a patch with each band dimmed, in whatever group it is."""
+    bands = sorted({name for group in names for name in group})
+    factors = dict(
+        zip(bands, np.exp(rng.uniform(np.log(0.05), 0, len(bands))), strict=True)
+    )
+    return tuple(
+        image * torch.tensor([factors[n] for n in group]).to(image)[:, None, None]
+        for image, group in zip(patch, names, strict=True)
+    )
