@@ -1,0 +1,275 @@
+"""Recipes of CSR: the flow between two bands of two detectors.
+
+*Anchor consistency* needs no truth: the way from a band of one detector to the same
+band of the other, over any band in between, has to lead to the same picture.
+*Supervised* takes the flows that the simulation knows.
+
+References
+----------
+Nguyen et al. (2023), L1BSR, CVPR workshops, eqs. 5 to 7 and Table 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+from s2sr_xr.errors import ModelError
+from s2sr_xr.models.csr import standardise, warp
+from s2sr_xr.train.fit import Plan, fit
+from s2sr_xr.train.l1b import BANDS, Sensor, Views, blurred, inside, true_flow, views
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from s2sr_xr.train.fit import Step
+
+__all__ = [
+    "Recipe",
+    "anchor_loss",
+    "compose",
+    "flow_errors",
+    "flow_loss",
+    "fold_norms",
+    "standardised",
+    "train",
+    "with_norms",
+]
+
+Task: TypeAlias = Literal["anchor", "supervised"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """Everything that decides the weights, beside the images and the first weights."""
+
+    task: Task = "anchor"
+    """What is learnt from: consistency, or the flows of the simulation."""
+
+    plan: Plan = field(default_factory=lambda: Plan(steps=200_000, lr=5e-5))
+    """How long and how fast; the paper's is the default, with batches of 64."""
+
+    sensor: Sensor = field(default_factory=Sensor)
+    """Who looks."""
+
+    side: int = 64
+    """Pixels along the side of a view: a multiple of 16."""
+
+    batch: int = 16
+    """Pairs of views a step."""
+
+    def __post_init__(self) -> None:
+        if self.task not in get_args(Task):
+            raise ModelError(f"task is anchor or supervised; got {self.task!r}.")
+
+
+def train(
+    recipe: Recipe,
+    network: nn.Module,
+    images: Sequence[torch.Tensor] | Callable[[int], Views],
+    *,
+    checkpoint: Path | None = None,
+    log: Path | None = None,
+) -> Iterator[Step]:
+    """Train a `CSR` on any images, and yield each step (`s2sr_xr.train.fit.fit`).
+
+    Parameters
+    ----------
+    recipe
+        What happens.
+    network
+        Trained in place.
+    images
+        Reflectance (4, H, W): B02, B03, B04, B08, aligned; NaN where missing. Or a
+        function from step to `Views`, such as real overlaps, which have no maps.
+    checkpoint, log
+        As in `fit`, which says what else may be raised.
+
+    Raises
+    ------
+    GridError
+        No image holds a patch.
+    """
+    draw = images if callable(images) else _simulated(recipe, images)
+    loss = anchor_loss if recipe.task == "anchor" else flow_loss
+    shapes = None if callable(images) else [list(image.shape) for image in images]
+    facts = asdict(recipe) | {"images": shapes}
+    return fit(
+        network, draw, loss, recipe.plan, checkpoint=checkpoint, log=log, facts=facts
+    )
+
+
+def _simulated(
+    recipe: Recipe, images: Sequence[torch.Tensor]
+) -> Callable[[int], Views]:
+    """Return the batches of simulated detectors, step by step."""
+    grounds = blurred(images, recipe.sensor)
+
+    def draw(step: int) -> Views:
+        return views(
+            grounds,
+            recipe.sensor,
+            side=recipe.side,
+            batch=recipe.batch,
+            seed=recipe.plan.seed,
+            step=step,
+        )
+
+    return draw
+
+
+class _Normed(nn.Module):
+    """A convolution whose channels have mean 0 and deviation 1 over a batch."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.conv, self.norm = conv, nn.BatchNorm2d(conv.out_channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return ``(B, features, h, w)`` of ``(B, bands, h, w)``."""
+        return self.norm(self.conv(x))  # type: ignore[no-any-return]
+
+
+def with_norms(network: nn.Module) -> nn.Module:
+    """Return a `CSR` that normalises after each convolution but its last.
+
+    Changed in place. Eighteen plain layers learn slowly: after 250 steps of registering
+    a band with itself the error was 0.23 pixels, and 0.16 with norms. `fold_norms`
+    makes a plain `CSR` of it again.
+    """
+    for name, layer in list(network.named_modules()):
+        if isinstance(layer, nn.Conv2d) and name != "conv2":
+            parent, _, own = name.rpartition(".")
+            setattr(network.get_submodule(parent), own, _Normed(layer))
+    return network
+
+
+@torch.no_grad()
+def fold_norms(network: nn.Module) -> nn.Module:
+    """Return a `CSR` `with_norms` as a plain one of the same results in use.
+
+    Changed in place: a norm with fixed mean and deviation is part of its convolution.
+    """
+    for name, layer in list(network.named_modules()):
+        if isinstance(layer, _Normed):
+            conv, norm = layer.conv, layer.norm
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
+            assert conv.bias is not None
+            gain = norm.weight / (norm.running_var + norm.eps).sqrt()
+            conv.weight *= gain[:, None, None, None]
+            conv.bias.sub_(norm.running_mean).mul_(gain).add_(norm.bias)
+            parent, _, own = name.rpartition(".")
+            setattr(network.get_submodule(parent), own, conv)
+    return network
+
+
+def compose(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Return the way along one flow and then another: ``f(p) + g(p + f(p))``.
+
+    Both are (B, 2, h, w) in pixels, x, then y. `second` is bilinear between its pixels
+    and goes on as it is at its edge beyond it.
+
+    >>> east = torch.tensor([1.0, 0.0])[None, :, None, None].expand(1, 2, 4, 4)
+    >>> compose(east, east)[0, :, 0, 0]
+    tensor([2., 0.])
+    """
+    h, w = first.shape[-2:]
+    rows = torch.arange(h, dtype=first.dtype, device=first.device)[:, None]
+    columns = torch.arange(w, dtype=first.dtype, device=first.device)
+    x = (first[:, 0] + columns) * (2 / (w - 1)) - 1
+    y = (first[:, 1] + rows) * (2 / (h - 1)) - 1
+    then = F.grid_sample(
+        second,
+        torch.stack((x, y), dim=-1),
+        mode="bilinear",
+        padding_mode="border",
+        align_corners=True,
+    )
+    return first + then
+
+
+def anchor_loss(network: nn.Module, batch: Views) -> torch.Tensor:
+    """Return how much a band differs from itself, seen over another (eq. 7).
+
+    Mean absolute difference of standardised counts, where both flows stay inside. The
+    bands, the detector of the anchor and the direction are drawn for each pair.
+    """
+    seen = standardised(batch)
+    n = len(seen)
+    each = torch.arange(n, device=seen.device)
+    band, anchor = torch.randint(len(BANDS), (2, n), device=seen.device)
+    start, at = torch.randint(2, (2, n), device=seen.device)
+    reference, target = seen[each, start, band], seen[each, 1 - start, band]
+    between = seen[each, at, anchor]
+    # Both halves of the way in one batch: the network sees each pair by itself.
+    flows = network(
+        torch.cat(
+            (
+                torch.stack((reference, between), dim=1),
+                torch.stack((between, target), dim=1),
+            )
+        )
+    )
+    first, second = flows.chunk(2)
+    way = compose(first, second)
+    difference = (warp(target[:, None], way) - reference[:, None]).abs()
+    return _mean_where(difference, inside(first.detach()) & inside(way.detach()))
+
+
+def flow_loss(network: nn.Module, batch: Views) -> torch.Tensor:
+    """Return the mean absolute error of the flow, in pixels, along x and y.
+
+    Of pixels whose partner is inside. The bands are drawn for each pair of views, one
+    pair in four within one detector; each pair of bands is taken in both directions.
+    """
+    seen = standardised(batch)
+    n, side = len(seen), seen.shape[-1]
+    each = torch.arange(n, device=seen.device)
+    band, other = torch.randint(len(BANDS), (2, n), device=seen.device)
+    start = torch.randint(2, (n,), device=seen.device)
+    end = torch.where(torch.rand(n, device=seen.device) < 0.25, start, 1 - start)
+    one, two = seen[each, start, band], seen[each, end, other]
+    here, there = batch.maps[each, start, band], batch.maps[each, end, other]
+    pairs = (torch.stack((one, two), dim=1), torch.stack((two, one), dim=1))
+    truth = torch.cat((true_flow(here, there, side), true_flow(there, here, side)))
+    return _mean_where((network(torch.cat(pairs)) - truth).abs(), inside(truth))
+
+
+def standardised(batch: Views) -> torch.Tensor:
+    """Return every band of both detectors with mean 0 and deviation 1."""
+    counts = batch.counts
+    return standardise(counts.flatten(1, 2)).reshape(counts.shape)
+
+
+def _mean_where(values: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+    weight = where.expand_as(values)
+    return (values * weight).sum() / weight.sum().clamp_min(1)
+
+
+@torch.inference_mode()
+def flow_errors(network: nn.Module, batch: Views) -> torch.Tensor:
+    """Return the error of each pair of bands, in pixels: Table 1.
+
+    The mean absolute error along x and y, from each band of the first detector (rows)
+    to each of the second (columns), of pixels whose partner is inside.
+
+    Returns
+    -------
+    torch.Tensor
+        (4, 4): reference, moving.
+    """
+    seen = standardised(batch)
+    side, count = seen.shape[-1], len(BANDS)
+    out = torch.zeros(count, count)
+    for i in range(count):
+        for j in range(count):
+            truth = true_flow(batch.maps[:, 0, i], batch.maps[:, 1, j], side)
+            found = network(torch.stack((seen[:, 0, i], seen[:, 1, j]), dim=1))
+            out[i, j] = _mean_where((found - truth).abs(), inside(truth))
+    return out

@@ -1,0 +1,275 @@
+"""Recipes of REC: raw bands of one detector, aligned to green and twice as fine.
+
+*Self* needs no truth: what is made of one detector, moved to where a frozen CSR finds
+the other and sampled as that one samples, has to be what the other saw. *Supervised*
+takes the fine image that the simulation knows.
+
+References
+----------
+Nguyen et al. (2023), L1BSR, CVPR workshops, eqs. 3 and 4, Tables 2 and 3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+
+import torch
+
+from s2sr_xr.degrade import gaussian_blur
+from s2sr_xr.errors import MissingBandError, ModelError
+from s2sr_xr.metrics import psnr
+from s2sr_xr.models.csr import standardise
+from s2sr_xr.models.rec import REC, SCALE
+from s2sr_xr.train.fit import Plan, fit
+from s2sr_xr.train.l1b import BANDS, FULL, GREEN, Sensor, Views, blurred, inside, views
+from s2sr_xr.train.l1b import sample as sampled
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from torch import nn
+
+    from s2sr_xr.train.fit import Step
+
+__all__ = [
+    "Recipe",
+    "as_interpolation",
+    "flows_to_green",
+    "scores",
+    "self_loss",
+    "supervised_loss",
+    "train",
+]
+
+Task: TypeAlias = Literal["self", "supervised"]
+
+EDGE = 4
+"""Pixels of a detector along the border that losses and scores leave out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """Everything that decides the weights, beside images, CSR and first weights."""
+
+    task: Task = "self"
+    """What is learnt from: the other detector, or the fine image."""
+
+    plan: Plan = field(default_factory=lambda: Plan(steps=60_000, lr=5e-5))
+    """How long and how fast; the paper's is the default, with other step sizes."""
+
+    sensor: Sensor = field(default_factory=Sensor)
+    """Who looks."""
+
+    bands: tuple[str, ...] = BANDS
+    """What the network takes and gives: some bands, green among them, in order."""
+
+    blur: float = 0.0
+    """What sharpness is made up for: standard deviation of a Gaussian, in pixels of
+    the result, between it and what the other detector samples (eq. 4); 0 for none."""
+
+    side: int = 96
+    """Pixels along the side of a view; a multiple of 16 for CSR."""
+
+    batch: int = 16
+    """Pairs of views a step."""
+
+    def __post_init__(self) -> None:
+        if self.task not in get_args(Task):
+            raise ModelError(f"task is self or supervised; got {self.task!r}.")
+        known = tuple(b for b in BANDS if b in self.bands)
+        if known != tuple(self.bands) or BANDS[GREEN] not in known:
+            raise MissingBandError(
+                f"bands are some of {', '.join(BANDS)}, in this order, and "
+                f"{BANDS[GREEN]} among them; got {', '.join(self.bands)}."
+            )
+
+    @property
+    def channels(self) -> list[int]:
+        """Which channels of a view the network takes."""
+        return [BANDS.index(b) for b in self.bands]
+
+
+def train(
+    recipe: Recipe,
+    network: nn.Module,
+    images: Sequence[torch.Tensor] | Callable[[int], Views],
+    *,
+    csr: nn.Module | None = None,
+    checkpoint: Path | None = None,
+    log: Path | None = None,
+) -> Iterator[Step]:
+    """Train a `REC` on any images, and yield each step (`s2sr_xr.train.fit.fit`).
+
+    Parameters
+    ----------
+    recipe
+        What happens.
+    network
+        Trained in place; begin with `as_interpolation`.
+    images
+        Reflectance (4, H, W): B02, B03, B04, B08, aligned; NaN where missing. Or a
+        function from step to `Views`, such as real overlaps, which have neither maps
+        nor truth.
+    csr
+        A trained `CSR`, which stays as it is; for the task "self".
+    checkpoint, log
+        As in `fit`, which says what else may be raised.
+
+    Raises
+    ------
+    GridError
+        No image holds a patch.
+    ModelError
+        The task needs a `csr`, and there is none.
+    """
+    supervised = recipe.task == "supervised"
+    if csr is None and not supervised:
+        raise ModelError(
+            "What one detector shows is compared with the other through a CSR: give "
+            "csr=, such as load_model('csr-s'), or learn with task='supervised'."
+        )
+    draw = images if callable(images) else _simulated(recipe, images, truth=supervised)
+
+    def loss(network: nn.Module, batch: Views) -> torch.Tensor:
+        if csr is None or supervised:
+            return supervised_loss(network, batch, recipe)
+        return self_loss(network, batch, recipe, csr)
+
+    shapes = None if callable(images) else [list(image.shape) for image in images]
+    facts = asdict(recipe) | {"images": shapes}
+    return fit(
+        network, draw, loss, recipe.plan, checkpoint=checkpoint, log=log, facts=facts
+    )
+
+
+def _simulated(
+    recipe: Recipe, images: Sequence[torch.Tensor], *, truth: bool
+) -> Callable[[int], Views]:
+    """Return the batches of simulated detectors, step by step."""
+    grounds = blurred(images, recipe.sensor)
+
+    def draw(step: int) -> Views:
+        return views(
+            grounds,
+            recipe.sensor,
+            side=recipe.side,
+            batch=recipe.batch,
+            seed=recipe.plan.seed,
+            step=step,
+            truth=truth,
+        )
+
+    return draw
+
+
+@torch.no_grad()
+def as_interpolation(network: REC, *, phase: float = 0.0) -> REC:
+    """Return a `REC` that begins as bilinear interpolation of each band by itself.
+
+    The head hands each band through, the residual groups add nothing yet, and the tail
+    interpolates; all else stays as it was made.
+
+    Parameters
+    ----------
+    network
+        Changed in place.
+    phase
+        As in `Sensor`: where a pixel lies among its two fine pixels.
+    """
+    state = dict(network.named_parameters())
+    last = f"body.{len(network.body) - 1}"
+    for name in (last, "tail.1"):
+        state[f"{name}.weight"].zero_()
+        state[f"{name}.bias"].zero_()
+    for i in range(state["head.0.weight"].shape[1]):
+        own = slice(4 * i, 4 * i + 4)
+        for name, rows in (("head.0", i), ("tail.0.0", own)):
+            state[f"{name}.weight"][rows] = 0
+            state[f"{name}.bias"][rows] = 0
+        state["head.0.weight"][i, i, 1, 1] = 1
+        state["tail.1.weight"][i, i, 1, 1] = 1
+        for k in range(4):
+            row, column = (_hat((n - phase) / 2) for n in divmod(k, 2))
+            state["tail.0.0.weight"][4 * i + k, i] = torch.outer(row, column)
+    return network
+
+
+def _hat(at: float) -> torch.Tensor:
+    """Return the weights of three neighbours for a place between them."""
+    return torch.tensor([max(-at, 0.0), 1 - abs(at), max(at, 0.0)])
+
+
+def supervised_loss(network: nn.Module, batch: Views, recipe: Recipe) -> torch.Tensor:
+    """Return the mean absolute error against the fine image, in counts / 400."""
+    made = network(batch.counts[:, 0, recipe.channels])
+    inner = slice(2 * EDGE, -2 * EDGE)
+    truth = batch.truth[:, 0, recipe.channels]
+    error: torch.Tensor = made[..., inner, inner] - truth[..., inner, inner]
+    return error.abs().mean() / SCALE
+
+
+def self_loss(
+    network: nn.Module, batch: Views, recipe: Recipe, csr: nn.Module
+) -> torch.Tensor:
+    """Return how far the result is from what the other detector saw (eqs. 3, 4).
+
+    Mean absolute difference in counts / 400, where the flow stays inside.
+    """
+    here, there = batch.counts[:, 0], batch.counts[:, 1, recipe.channels]
+    flow = flows_to_green(csr, there, here[:, GREEN])
+    made = network(here[:, recipe.channels])
+    if recipe.blur:
+        made = gaussian_blur(made, recipe.blur)
+    b, c, _, h, w = flow.shape
+    line = torch.arange(h, device=flow.device), torch.arange(w, device=flow.device)
+    y, x = torch.meshgrid(*line, indexing="ij")
+    # Only where the other detector samples, which is all that is left of eq. 3 after
+    # the result was moved and every second pixel dropped.
+    places = 2 * (torch.stack((x, y)) + flow) + recipe.sensor.phase
+    found = sampled(
+        made.reshape(b * c, 1, 2 * h, 2 * w), places.flatten(0, 1).movedim(1, -1)
+    )
+    where = inside(flow.flatten(0, 1), EDGE).reshape(b, c, h, w)
+    difference = (found.reshape(b, c, h, w) - there).abs() * where
+    return difference.sum() / where.sum().clamp_min(1) / SCALE
+
+
+@torch.no_grad()
+def flows_to_green(
+    csr: nn.Module, bands: torch.Tensor, green: torch.Tensor
+) -> torch.Tensor:
+    """Return where each pixel of `bands` lies in `green`, in pixels: x, then y.
+
+    Parameters
+    ----------
+    csr
+        A trained `CSR`.
+    bands, green
+        (B, C, h, w) and (B, h, w), counts.
+
+    Returns
+    -------
+    torch.Tensor
+        (B, C, 2, h, w).
+    """
+    b, c, h, w = bands.shape
+    anchor = standardise(green[:, None]).expand(b, c, h, w)
+    pairs = torch.stack((standardise(bands), anchor), dim=2)
+    flow: torch.Tensor = csr(pairs.flatten(0, 1))
+    return flow.reshape(b, c, 2, h, w)
+
+
+@torch.inference_mode()
+def scores(network: nn.Module, batch: Views, recipe: Recipe) -> dict[str, float]:
+    """Return the PSNR of each band in dB, of pixels away from the border.
+
+    The peak is the counts of a reflectance of 1. `batch` has its truth.
+    """
+    made = network(batch.counts[:, 0, recipe.channels])
+    inner = slice(2 * EDGE, -2 * EDGE)
+    truth = batch.truth[:, 0, recipe.channels]
+    pair = (x[..., inner, inner].movedim(1, 0).flatten(1, 2) for x in (made, truth))
+    found = psnr(*(x.numpy() for x in pair), peak=FULL)
+    return dict(zip(recipe.bands, map(float, found), strict=True))
