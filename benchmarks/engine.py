@@ -79,6 +79,22 @@ def through_onnx(build, images, threads: int):
     return lambda: session.run(None, given)[0]
 
 
+def timed(runs, args) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the best seconds of each run and the rates of products, in turns."""
+    took = dict.fromkeys(runs, float("inf"))
+    rates = dict.fromkeys(TYPES, 0.0)
+    with torch_threads(args.threads):
+        for turn in range(args.rounds + 1):
+            for name, kind in TYPES.items():
+                rates[name] = max(rates[name], product_rate(kind, tries=3))
+            for name, run in runs.items():
+                begun = time.perf_counter()
+                run()
+                if turn:  # the first warms up
+                    took[name] = min(took[name], time.perf_counter() - begun)
+    return took, rates
+
+
 def measure(spec, build, tile: int, args) -> list[dict[str, object]]:
     """Return a row for each precision of one network at one tile."""
     shown = replace(spec, tile=tile)
@@ -103,17 +119,7 @@ def measure(spec, build, tile: int, args) -> list[dict[str, object]]:
     if args.peer:
         images = [torch.from_numpy(s)[None] for s in stacks]
         runs["onnxruntime"] = through_onnx(build, images, args.threads)
-    took = {name: float("inf") for name in runs}
-    rates = {kind: 0.0 for kind in TYPES}
-    with torch_threads(args.threads):
-        for turn in range(args.rounds + 1):
-            for kind in rates:
-                rates[kind] = max(rates[kind], product_rate(TYPES[kind], tries=3))
-            for name, run in runs.items():
-                begun = time.perf_counter()
-                run()
-                if turn:  # the first warms up
-                    took[name] = min(took[name], time.perf_counter() - begun)
+    took, rates = timed(runs, args)
     pixels = (tile * spec.output.per_cell) ** 2
     rows = []
     for name, seconds in took.items():

@@ -43,9 +43,9 @@ def spread_means(x: torch.Tensor, factor: int) -> torch.Tensor:
         ``(..., (H - 2) * factor, (W - 2) * factor)``: a quadratic in each coarse pixel
         along each axis, continuous across their edges.
 
-    >>> made = spread_means(torch.eye(5)[None], 4)
-    >>> torch.allclose(block_mean(made, 4), torch.eye(5)[None, 1:-1, 1:-1])
-    True
+    >>> made = spread_means(torch.eye(4), 4)
+    >>> (block_mean(made, 4) - torch.eye(4)[1:-1, 1:-1]).abs().max() < 1e-6
+    tensor(True)
     """
     for dim in (-2, -1):
         x = _along(x, factor, dim)

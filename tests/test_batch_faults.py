@@ -91,62 +91,22 @@ def test_the_process_is_killed(tmp_path, world, seed):
     assert goes_on(paths, out, wanted)
 
 
-@pytest.fixture(scope="module")
-def client():
-    """Return a client of workers in processes of their own, which are restarted.
-
-    One more than a job needs: a busy machine takes its time to start another.
-    """
-    from distributed import Client, LocalCluster
-
-    with (
-        LocalCluster(
-            n_workers=3,
-            threads_per_worker=1,
-            processes=True,
-            dashboard_address="127.0.0.1:0",
-            preload=["worlds"],
-            env={name: ENV[name] for name in ("PYTHONPATH", "OMP_NUM_THREADS")},
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        yield client
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_a_worker_is_killed(tmp_path, world, client, seed):
-    """The job does not even notice; blocks that were finished are not done again."""
-    paths, wanted = world
-    client.wait_for_workers(2, timeout=120)
-    victim = min(client.run(os.getpid, on_error="ignore").values())
-    before = {}
-
-    def kill(now):
-        if now.blocks_done == moment(seed) and not before:
-            before.update(records(tmp_path))
-            os.kill(victim, signal.SIGKILL)
-
-    report = s2sr_xr.batch(paths, tmp_path, **HOW, client=client, progress=kill)
-    assert report.ok, report
-    assert before
-    assert before.items() <= records(tmp_path).items()
-    assert report.blocks_written == ITEMS * BLOCKS
-    assert same(tmp_path, wanted)
-
-
 class Cluster:
-    """A scheduler and a worker, each a process of its own."""
+    """A scheduler and workers, each a process of its own, none of them restarted."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, workers=1):
         self.file = folder / "scheduler.json"
         where = ["--scheduler-file", str(self.file)]
         self.scheduler = self._start(
             "scheduler", *where, "--port", "0", "--no-dashboard", "--host", "127.0.0.1"
         )
-        self.worker = self._start(
-            *("worker", *where, "--nthreads", "1", "--no-nanny", "--no-dashboard"),
-            *("--preload", "worlds", "--death-timeout", "10"),
-        )
+        self.workers = [
+            self._start(
+                *("worker", *where, "--nthreads", "1", "--no-nanny", "--no-dashboard"),
+                *("--preload", "worlds", "--death-timeout", "60"),
+            )
+            for _ in range(workers)
+        ]
 
     def _start(self, what, *more):
         command = [sys.executable, "-m", "dask", what, *more]
@@ -155,9 +115,35 @@ class Cluster:
         )
 
     def close(self):
-        for process in (self.worker, self.scheduler):
+        for process in (*self.workers, self.scheduler):
             process.kill()
             process.wait()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_worker_is_killed(tmp_path, world, seed):
+    """The job does not even notice; blocks that were finished are not done again."""
+    from distributed import Client
+
+    paths, wanted = world
+    cluster, out, before = Cluster(tmp_path, workers=2), tmp_path / "out", {}
+
+    def kill(now):
+        if now.blocks_done == moment(seed) and not before:
+            before.update(records(out))
+            cluster.workers[0].kill()
+
+    try:
+        with Client(scheduler_file=str(cluster.file), timeout=60) as client:
+            client.wait_for_workers(2, timeout=120)
+            report = s2sr_xr.batch(paths, out, **HOW, client=client, progress=kill)
+    finally:
+        cluster.close()
+    assert report.ok, report
+    assert before
+    assert before.items() <= records(out).items()
+    assert report.blocks_written == ITEMS * BLOCKS
+    assert same(out, wanted)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

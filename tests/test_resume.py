@@ -63,6 +63,8 @@ CHILD = """
     sys.path.insert(0, {tests!r})
     from test_resume import result
 
+    # Whoever started this may have told it to ignore Ctrl-C, as a shell's "&" does.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     count, real = 0, Path.replace
 
     def replace(self, target):
