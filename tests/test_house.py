@@ -34,6 +34,7 @@ RANKS = [
     ["finer", "output", "cut", "planning", "train", "cog", "pyramid"],
     ["report", "catalogue", "provenance"],
     ["jobs"],
+    ["recipes"],
     ["accessor"],
     ["cli"],
 ]
