@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Plan", "plan"]
 
-PROCESS = 480 << 20
+PROCESS = 600 << 20
 """Bytes of a process that has loaded torch, GDAL, dask and zarr, and done nothing."""
 
 COPIES = 3

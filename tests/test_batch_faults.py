@@ -120,11 +120,17 @@ class Cluster:
             process.wait()
 
 
+def connected(cluster):
+    """Return a client that is nobody's default: it may not live to give that back."""
+    from distributed import Client
+
+    file = str(cluster.file)
+    return Client(scheduler_file=file, timeout=60, set_as_default=False)
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_worker_is_killed(tmp_path, world, seed):
     """The job does not even notice; blocks that were finished are not done again."""
-    from distributed import Client
-
     paths, wanted = world
     cluster, out, before = Cluster(tmp_path, workers=2), tmp_path / "out", {}
 
@@ -134,7 +140,7 @@ def test_a_worker_is_killed(tmp_path, world, seed):
             cluster.workers[0].kill()
 
     try:
-        with Client(scheduler_file=str(cluster.file), timeout=60) as client:
+        with connected(cluster) as client:
             client.wait_for_workers(2, timeout=120)
             report = s2sr_xr.batch(paths, out, **HOW, client=client, progress=kill)
     finally:
@@ -148,8 +154,6 @@ def test_a_worker_is_killed(tmp_path, world, seed):
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_scheduler_is_killed(tmp_path, world, seed):
-    from distributed import Client
-
     paths, wanted = world
     cluster, out = Cluster(tmp_path), tmp_path / "out"
     killed = []
@@ -160,7 +164,7 @@ def test_the_scheduler_is_killed(tmp_path, world, seed):
             killed.append(cluster.scheduler.wait())
 
     try:
-        with Client(scheduler_file=str(cluster.file), timeout=60) as client:
+        with connected(cluster) as client:
             report = s2sr_xr.batch(paths, out, **HOW, client=client, progress=kill)
             client.close(timeout=1)
     finally:
