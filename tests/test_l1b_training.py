@@ -340,19 +340,6 @@ def test_a_training_goes_on_from_its_checkpoint(tmp_path):
     assert next(again).loss == whole[-1]
 
 
-def test_norms_are_folded_into_a_plain_csr():
-    network = csr.with_norms(tiny_csr())
-    pairs = torch.randn(3, 2, 16, 16, generator=torch.Generator().manual_seed(0))
-    for _ in range(5):
-        network.train()(3 * pairs + 1)
-    with torch.no_grad():
-        before = network.eval()(pairs)
-        plain = csr.fold_norms(network)
-        torch.testing.assert_close(plain(pairs), before, rtol=0, atol=1e-4)
-    assert set(plain.state_dict()) == set(tiny_csr().state_dict())
-    assert before.std() > 0.01
-
-
 @pytest.mark.parametrize("recipe", [csr, rec])
 def test_real_overlaps_are_drawn_by_a_function(recipe):
     """They have no truth: only what needs none can learn from them."""

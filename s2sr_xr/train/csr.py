@@ -21,7 +21,7 @@ from torch.nn import functional as F  # noqa: N812
 from s2sr_xr.errors import ModelError
 from s2sr_xr.models.csr import standardise, warp
 from s2sr_xr.train.fit import Plan, fit
-from s2sr_xr.train.l1b import BANDS, Sensor, Views, blurred, inside, true_flow, views
+from s2sr_xr.train.l1b import BANDS, Sensor, Views, inside, simulated, true_flow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -35,10 +35,8 @@ __all__ = [
     "compose",
     "flow_errors",
     "flow_loss",
-    "fold_norms",
     "standardised",
     "train",
-    "with_norms",
 ]
 
 Task: TypeAlias = Literal["anchor", "supervised"]
@@ -95,78 +93,13 @@ def train(
     GridError
         No image holds a patch.
     """
-    draw = images if callable(images) else _simulated(recipe, images)
+    draw = images if callable(images) else simulated(recipe, images)
     loss = anchor_loss if recipe.task == "anchor" else flow_loss
     shapes = None if callable(images) else [list(image.shape) for image in images]
     facts = asdict(recipe) | {"images": shapes}
     return fit(
         network, draw, loss, recipe.plan, checkpoint=checkpoint, log=log, facts=facts
     )
-
-
-def _simulated(
-    recipe: Recipe, images: Sequence[torch.Tensor]
-) -> Callable[[int], Views]:
-    """Return the batches of simulated detectors, step by step."""
-    grounds = blurred(images, recipe.sensor)
-
-    def draw(step: int) -> Views:
-        return views(
-            grounds,
-            recipe.sensor,
-            side=recipe.side,
-            batch=recipe.batch,
-            seed=recipe.plan.seed,
-            step=step,
-        )
-
-    return draw
-
-
-class _Normed(nn.Module):
-    """A convolution whose channels have mean 0 and deviation 1 over a batch."""
-
-    def __init__(self, conv: nn.Conv2d) -> None:
-        super().__init__()
-        self.conv, self.norm = conv, nn.BatchNorm2d(conv.out_channels)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return ``(B, features, h, w)`` of ``(B, bands, h, w)``."""
-        return self.norm(self.conv(x))  # type: ignore[no-any-return]
-
-
-def with_norms(network: nn.Module) -> nn.Module:
-    """Return a `CSR` that normalises after each convolution but its last.
-
-    Changed in place. Eighteen plain layers learn slowly: after 250 steps of registering
-    a band with itself the error was 0.23 pixels, and 0.16 with norms. `fold_norms`
-    makes a plain `CSR` of it again.
-    """
-    for name, layer in list(network.named_modules()):
-        if isinstance(layer, nn.Conv2d) and name != "conv2":
-            parent, _, own = name.rpartition(".")
-            setattr(network.get_submodule(parent), own, _Normed(layer))
-    return network
-
-
-@torch.no_grad()
-def fold_norms(network: nn.Module) -> nn.Module:
-    """Return a `CSR` `with_norms` as a plain one of the same results in use.
-
-    Changed in place: a norm with fixed mean and deviation is part of its convolution.
-    """
-    for name, layer in list(network.named_modules()):
-        if isinstance(layer, _Normed):
-            conv, norm = layer.conv, layer.norm
-            assert norm.running_mean is not None
-            assert norm.running_var is not None
-            assert conv.bias is not None
-            gain = norm.weight / (norm.running_var + norm.eps).sqrt()
-            conv.weight *= gain[:, None, None, None]
-            conv.bias.sub_(norm.running_mean).mul_(gain).add_(norm.bias)
-            parent, _, own = name.rpartition(".")
-            setattr(network.get_submodule(parent), own, conv)
-    return network
 
 
 def compose(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,7 @@ Nguyen et al. (2023), L1BSR, CVPR workshops, section 4.1, eq. 8.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -25,9 +25,11 @@ from s2sr_xr.errors import GridError
 from s2sr_xr.models.csr import LONGEST
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
+
+    from s2sr_xr.train.fit import Plan
 
     Matrix: TypeAlias = NDArray[np.float64]
 
@@ -39,6 +41,7 @@ __all__ = [
     "blurred",
     "inside",
     "sample",
+    "simulated",
     "to_counts",
     "true_flow",
     "views",
@@ -204,6 +207,39 @@ def views(
         spots = _places(halves, 2 * side).expand(-1, -1, len(BANDS), -1, -1, -1)
         fine = _on_spline(source, spots)
     return Views(counts, maps, fine)
+
+
+class Simulation(Protocol):
+    """What a recipe says of its batches."""
+
+    @property
+    def sensor(self) -> Sensor: ...
+    @property
+    def side(self) -> int: ...
+    @property
+    def batch(self) -> int: ...
+    @property
+    def plan(self) -> Plan: ...
+
+
+def simulated(
+    recipe: Simulation, images: Sequence[torch.Tensor], *, truth: bool = False
+) -> Callable[[int], Views]:
+    """Return the batches of simulated detectors, step by step."""
+    grounds = blurred(images, recipe.sensor)
+
+    def draw(step: int) -> Views:
+        return views(
+            grounds,
+            recipe.sensor,
+            side=recipe.side,
+            batch=recipe.batch,
+            seed=recipe.plan.seed,
+            step=step,
+            truth=truth,
+        )
+
+    return draw
 
 
 def true_flow(reference: torch.Tensor, moving: torch.Tensor, side: int) -> torch.Tensor:

@@ -22,7 +22,7 @@ from s2sr_xr.metrics import psnr
 from s2sr_xr.models.csr import standardise
 from s2sr_xr.models.rec import REC, SCALE
 from s2sr_xr.train.fit import Plan, fit
-from s2sr_xr.train.l1b import BANDS, FULL, GREEN, Sensor, Views, blurred, inside, views
+from s2sr_xr.train.l1b import BANDS, FULL, GREEN, Sensor, Views, inside, simulated
 from s2sr_xr.train.l1b import sample as sampled
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def train(
             "What one detector shows is compared with the other through a CSR: give "
             "csr=, such as load_model('csr-s'), or learn with task='supervised'."
         )
-    draw = images if callable(images) else _simulated(recipe, images, truth=supervised)
+    draw = images if callable(images) else simulated(recipe, images, truth=supervised)
 
     def loss(network: nn.Module, batch: Views) -> torch.Tensor:
         if csr is None or supervised:
@@ -142,26 +142,6 @@ def train(
     return fit(
         network, draw, loss, recipe.plan, checkpoint=checkpoint, log=log, facts=facts
     )
-
-
-def _simulated(
-    recipe: Recipe, images: Sequence[torch.Tensor], *, truth: bool
-) -> Callable[[int], Views]:
-    """Return the batches of simulated detectors, step by step."""
-    grounds = blurred(images, recipe.sensor)
-
-    def draw(step: int) -> Views:
-        return views(
-            grounds,
-            recipe.sensor,
-            side=recipe.side,
-            batch=recipe.batch,
-            seed=recipe.plan.seed,
-            step=step,
-            truth=truth,
-        )
-
-    return draw
 
 
 @torch.no_grad()
