@@ -6,7 +6,6 @@ overviews, in the order that a COG needs. Files appear under their names when wh
 
 from __future__ import annotations
 
-import warnings
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,9 +15,10 @@ import numpy as np
 
 from s2sr_xr.bands import BANDS
 from s2sr_xr.block import QUALITY
-from s2sr_xr.errors import GridError, S2SRWarning, StoreError
+from s2sr_xr.errors import GridError, StoreError
 from s2sr_xr.geotiff import Facts, check, translate, write_raw
 from s2sr_xr.store.attrs import geotransform
+from s2sr_xr.store.encoding import judge_clipped
 from s2sr_xr.store.place import storing
 
 if TYPE_CHECKING:
@@ -192,18 +192,12 @@ def _gdal(path: Path) -> Iterator[None]:
 
 
 def _judge(clipped: int, facts: Facts, path: Path) -> None:
-    share = clipped / (len(facts.bands) * facts.shape[0] * facts.shape[1])
-    if share < 1e-4:
-        return
-    text = (
-        f"{share:.2%} of the pixels of {', '.join(facts.bands)} lie outside what 16 "
-        "bits hold of reflectance (-0.0999 to 6.4535)"
+    judge_clipped(
+        clipped,
+        len(facts.bands) * facts.shape[0] * facts.shape[1],
+        facts.bands,
+        path,
+        f"{path} is not written. Variables named like bands are stored as "
+        "reflectance: divide counts by 10000, or rename what is something else and "
+        "write it by itself.",
     )
-    if share > 0.01:
-        raise StoreError(
-            f"{text}; {path} is not written. Variables named like bands are stored as "
-            "reflectance: divide counts by 10000, or rename what is something else and "
-            "write it by itself.",
-            store=str(path),
-        )
-    warnings.warn(f"{text} and were clipped.", S2SRWarning, stacklevel=3)

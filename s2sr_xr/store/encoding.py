@@ -6,17 +6,20 @@ no-data code into no-data, so nothing but `encode` makes codes in this library.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from s2sr_xr.errors import RadiometryError
+from s2sr_xr.errors import RadiometryError, S2SRWarning, StoreError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
-__all__ = ["COUNTS", "REFLECTANCE", "Packing", "decode", "encode"]
+__all__ = ["COUNTS", "REFLECTANCE", "Packing", "decode", "encode", "judge_clipped"]
 
 _FIRST, _LAST = 1, 65_535
 # Float64 scratch of half a MiB stays in the L2 cache: 2 to 4 times as fast as one
@@ -150,3 +153,39 @@ def decode(codes: NDArray[np.uint16], packing: Packing) -> NDArray[np.float32]:
     values *= scale
     values += offset
     return values
+
+
+def judge_clipped(
+    clipped: int, pixels: int, names: Sequence[str], where: object, remedy: str
+) -> None:
+    """Warn if 16 bits could not hold some of the pixels; raise if they are many.
+
+    Parameters
+    ----------
+    clipped, pixels
+        How many were clipped, of how many that were packed.
+    names
+        The packed variables.
+    where, remedy
+        The store or file, and what an error says after the figure.
+
+    Raises
+    ------
+    StoreError
+        More than a hundredth: the values are not what their names promise.
+
+    Warns
+    -----
+    S2SRWarning
+        More than one in ten thousand.
+    """
+    share = clipped / max(pixels, 1)
+    if share < 1e-4:
+        return
+    text = (
+        f"{share:.2%} of the pixels of {', '.join(names)} lie outside what 16 bits "
+        "hold of reflectance (-0.0999 to 6.4535)"
+    )
+    if share > 0.01:
+        raise StoreError(f"{text}; {remedy}", store=str(where))
+    warnings.warn(f"{text} and were clipped.", S2SRWarning, stacklevel=4)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from itertools import chain, product
@@ -21,8 +20,8 @@ from zlib import crc32
 
 import numpy as np
 
-from s2sr_xr.errors import ChunkError, S2SRWarning, StoreError
-from s2sr_xr.store.encoding import Packing, encode
+from s2sr_xr.errors import ChunkError, StoreError
+from s2sr_xr.store.encoding import Packing, encode, judge_clipped
 from s2sr_xr.store.lease import hold
 from s2sr_xr.store.place import (
     attributes,
@@ -303,21 +302,15 @@ class Target:
 
     def _judge(self, clipped: int) -> None:
         packed = [v.name for v in self.variables if v.packing is not None]
-        share = clipped / max(len(packed) * math.prod(self.shape), 1)
-        if share < 1e-4:
-            return
-        text = (
-            f"{share:.2%} of the pixels of {', '.join(packed)} lie outside what 16 "
-            "bits hold of reflectance (-0.0999 to 6.4535)"
+        judge_clipped(
+            clipped,
+            len(packed) * math.prod(self.shape),
+            packed,
+            self.store,
+            f"{self.store} is left unfinished. Variables named like bands are stored "
+            "as reflectance: rename those that are something else, and they are stored "
+            "as float32.",
         )
-        if share > 0.01:
-            raise StoreError(
-                f"{text}; {self.store} is left unfinished. Variables named like bands "
-                "are stored as reflectance: rename those that are something else, and "
-                "they are stored as float32.",
-                store=str(self.store),
-            )
-        warnings.warn(f"{text} and were clipped.", S2SRWarning, stacklevel=3)
 
     def _check(
         self, index: Index, box: Box, arrays: Mapping[str, NDArray[Any]]
