@@ -22,7 +22,8 @@ check: setup
 	$(BIN)/mypy
 
 test: check
-	$(BIN)/pytest -n 2 --dist worksteal
+	# A thread of torch in each worker: OpenMP threads that wait for a core spin.
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info demo_out
