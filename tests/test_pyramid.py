@@ -121,6 +121,13 @@ def test_pixels_stay_where_they_are(tmp_path):
         assert level.B11.attrs["spatial:shape"] == list(level.B11.shape[1:])
 
 
+def test_a_part_does_not_inherit_the_levels_of_the_whole(tmp_path):
+    result().s2sr.to_zarr(tmp_path / "out.zarr")
+    s2sr_xr.add_pyramid(tmp_path / "out.zarr", levels=1)
+    assert "multiscales" in xr.open_zarr(tmp_path / "out.zarr").attrs
+    assert "multiscales" not in s2sr_xr.open_result(tmp_path / "out.zarr").attrs
+
+
 def test_the_store_says_what_its_levels_are(tmp_path):
     path = tmp_path / "a.zarr"
     result().s2sr.to_zarr(path)
