@@ -26,7 +26,7 @@ import torch
 
 from s2sr_xr.allocator import keep_memory
 from s2sr_xr.models.catalogue import published
-from s2sr_xr.models.cost import _flops, _images
+from s2sr_xr.models.cost import cost_of
 from s2sr_xr.models.layers import lower
 from s2sr_xr.predict import predict, torch_threads
 
@@ -42,15 +42,6 @@ def product_rate(kind: torch.dtype, size: int = 2048, tries: int = 8) -> float:
         a @ b
         best = min(best, time.perf_counter() - begun)
     return 2 * size**3 / best
-
-
-def useful(network, spec, tile: int) -> int:
-    """Return the operations of a tile of `tile` cells, as if it had no halo."""
-    meta = network.to("meta")
-    a, b, c = (
-        _flops(meta, _images(spec, [tile + k * spec.align] * 2)) for k in range(3)
-    )
-    return (c - 2 * b + a) // (2 * spec.align**2) * tile**2
 
 
 def through_onnx(build, images, threads: int):
@@ -98,7 +89,7 @@ def timed(runs, args) -> tuple[dict[str, float], dict[str, float]]:
 def measure(spec, build, tile: int, args) -> list[dict[str, object]]:
     """Return a row for each precision of one network at one tile."""
     shown = replace(spec, tile=tile)
-    operations = useful(build(), shown, tile)
+    operations = cost_of(build(), shown, (tile, tile)).useful * tile**2
     rng = np.random.default_rng(0)
     stacks = [
         rng.uniform(

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from s2sr_xr.block import BlockTask, Pixels
     from s2sr_xr.store import Index, Record, Target
 
-__all__ = ["Call", "arrays", "call_of", "run_block", "write"]
+__all__ = ["Call", "arrays", "call_behind", "call_of", "run_block", "write"]
 
 
 @dataclass(slots=True)
@@ -266,6 +266,15 @@ def call_of(array: Any) -> tuple[Call, str] | None:  # noqa: ANN401
         return None
     layer = array.dask.layers.get(array.name)
     return (layer.call, layer.variable) if isinstance(layer, ItemLayer) else None
+
+
+def call_behind(ds: xr.Dataset) -> tuple[Call, set[str]] | None:
+    """Return the one call that made all of a result, and which variables, or None."""
+    found = [call_of(v.data) if v.chunks else None for v in ds.data_vars.values()]
+    made = [f for f in found if f is not None]
+    if len(made) < len(found) or len({call.token for call, _ in made}) != 1:
+        return None
+    return made[0][0], {variable for _, variable in made}
 
 
 def arrays(job: Job) -> dict[str, da.Array]:

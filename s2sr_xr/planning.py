@@ -138,24 +138,28 @@ def plan(ds: xr.Dataset, *, threads: int | None = None) -> Plan:
 
 def _job(ds: xr.Dataset) -> Job:
     """Return the one call behind a result, for the variables that it still has."""
-    from s2sr_xr.lazy import call_of
+    from s2sr_xr.lazy import call_behind
 
-    found = {str(n): call_of(v.data) for n, v in ds.data_vars.items() if v.chunks}
-    calls = {made[0].token: made[0] for made in found.values() if made}
-    if len(calls) != 1 or len(found) != len(ds.data_vars) or None in found.values():
+    found = call_behind(ds)
+    if found is None:
         raise GridError(
             "A plan is of a lazy result, as upsample(), superresolve() or register() "
             "give it for Dask-backed data and before any arithmetic: open with "
             "chunks=2196, and pass what they return."
         )
-    (call,) = calls.values()
-    return call.job.only({made[1] for made in found.values() if made})
+    call, variables = found
+    return call.job.only(variables)
 
 
 def _cost(p: Pass) -> Cost:
     from s2sr_xr.models.cost import cost_of
+    from s2sr_xr.models.layers import lower
+    from s2sr_xr.models.registry import load_model
 
-    return cost_of(p.predictor.name, p.spec, p.tile, p.predictor.precision)
+    network = load_model(p.predictor.name)
+    if p.predictor.precision == "bf16":
+        lower(network)
+    return cost_of(network, p.spec, p.tile)
 
 
 def _count(tiles: Box, tile: tuple[int, int]) -> int:

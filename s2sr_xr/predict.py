@@ -88,8 +88,8 @@ class Predictor:
             keep_memory()
         network = load_model(self.name, device, sha256=self.sha256)
         # Interpolation has no convolutions between features, and nothing to gain.
-        trained = get_spec(self.name).trained
-        if self.precision == "bf16" and trained and not lower(network):
+        lowered = self.precision != "bf16" or lower(network)
+        if not lowered and get_spec(self.name).trained:
             raise ModelError(
                 f"{self.name} has no layers of this library that compute in bf16. Use "
                 'precision="float32".'

@@ -74,13 +74,11 @@ def do(work: Work, index: Index) -> Done:
 
 def job_of(ds: xr.Dataset) -> Job:
     """Return the one call that makes a lazy result."""
-    from s2sr_xr.lazy import call_of
+    from s2sr_xr.lazy import call_behind
 
-    found = [call_of(v.data) for v in ds.data_vars.values()]
-    calls = {call[0].token: call[0] for call in found if call is not None}
-    assert None not in found, "a result as the call returned it"
-    (call,) = calls.values()
-    return call.job
+    found = call_behind(ds)
+    assert found is not None, "a result as the call returned it"
+    return found[0].job
 
 
 def sources_of(job: Job) -> dict[str, Source]:

@@ -11,9 +11,6 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from s2sr_xr.models.layers import lower
-from s2sr_xr.models.registry import load_model
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
@@ -76,26 +73,21 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def cost_of(
-    name: str, spec: ModelSpec, tile: tuple[int, int], precision: str = "float32"
+    network: Any,  # noqa: ANN401 - a module, or any function of tensors
+    spec: ModelSpec,
+    tile: tuple[int, int],
 ) -> Cost:
     """Return what a tile of `tile` cells with its halo takes, without computing it.
 
-    A function that is no ``nn.Module`` (interpolation) counts no operations, and as
-    activations twice what it takes and gives.
-
-    Raises
-    ------
-    ModelError
-        No such model, or no weights of it.
+    A network is of no use afterwards: its weights are gone. A function that is no
+    ``nn.Module`` (interpolation) counts no operations, and as activations twice what it
+    takes and gives.
     """
-    network: Any = load_model(name)
     images = _images(spec, tile)
     if not isinstance(network, torch.nn.Module):
         taken = sum(i.numel() for i in images)
         made = taken * spec.output.per_cell**2
         return Cost(flops=0, useful=0, activations=8 * (made + taken), weights=0)
-    if precision == "bf16":
-        lower(network)
     weights = sum(p.numel() * p.element_size() for p in network.parameters())
     network = network.to("meta")
     run: Callable[..., Any] = network
