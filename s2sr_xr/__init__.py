@@ -6,6 +6,7 @@
 """
 
 from s2sr_xr import accessor, metrics, radiometry
+from s2sr_xr.about import library_version
 from s2sr_xr.catalogue import write_catalogue
 from s2sr_xr.cog import to_cog
 from s2sr_xr.cut import window
@@ -21,7 +22,7 @@ from s2sr_xr.errors import (
     S2SRWarning,
     StoreError,
 )
-from s2sr_xr.finer import decode, library_version, register, superresolve, upsample
+from s2sr_xr.finer import decode, register, superresolve, upsample
 from s2sr_xr.jobs import BatchReport, batch
 from s2sr_xr.models.importing import import_checkpoint
 from s2sr_xr.models.mlm import to_mlm

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from s2sr_xr.about import library_version
 from s2sr_xr.errors import StoreError
-from s2sr_xr.finer import library_version
 from s2sr_xr.store.place import storing
 
 if TYPE_CHECKING:

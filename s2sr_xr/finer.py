@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import xarray as xr
 
 from s2sr_xr import nodata
+from s2sr_xr.about import library_version
 from s2sr_xr.bands import BANDS, canonical
 from s2sr_xr.block import QUALITY, BlockTask
 from s2sr_xr.choose import (
@@ -138,13 +138,15 @@ def superresolve(
         The object, the model or their match is wrong; the message says how to mend it.
     """
     if is_sensor(obj):
-        chosen = for_superresolution(model, bands, units="count")
-        how: dict[str, Any] = {"device": device, "precision": precision, "batch": batch}
-        how |= {"consistent": consistent}
-        if isinstance(obj, xr.Dataset):
-            return _by_detector(obj, chosen, **how)
-        assert isinstance(obj, xr.DataTree)
-        return _by_detector(obj, chosen, **how)
+        assert not isinstance(obj, xr.DataArray)
+        return _by_detector(
+            obj,
+            for_superresolution(model, bands, units="count"),
+            device=device,
+            precision=precision,
+            consistent=consistent,
+            batch=batch,
+        )
     scene = scene_of(obj)
     chosen = for_superresolution(model, bands)
     passes, grid = passes_for(
@@ -203,13 +205,14 @@ def register(
     Nguyen et al. (2023), L1BSR, section 3.2 and eq. 2. CVPR workshops.
     """
     chosen, anchor = for_registration(model, reference, flow=flow)
-    return _by_detector(
+    made = _by_detector(
         obj, chosen, reference=anchor, device=device, precision=precision, batch=batch
     )
+    return cast("Detectors", made)  # a tree of a tree, a Dataset of a Dataset
 
 
 def _by_detector(
-    obj: Detectors,
+    obj: xr.DataTree | xr.Dataset,
     chosen: Mapping[str, tuple[str, ...]],
     *,
     device: str,
@@ -217,7 +220,7 @@ def _by_detector(
     batch: int | None,
     reference: str | None = None,
     consistent: bool = False,
-) -> Detectors:
+) -> xr.DataTree | xr.Dataset:
     def one(ds: xr.Dataset) -> xr.Dataset:
         scene = detector_scene(ds)
         passes, grid = passes_for(
@@ -378,14 +381,6 @@ def _uint8(bits: list[int]) -> np.ndarray[Any, Any]:
     import numpy as np
 
     return np.array(bits, np.uint8)
-
-
-def library_version() -> str:
-    """Return the installed version of this library."""
-    try:
-        return version("s2sr-xr")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def decode(obj: Obj, *, offset: float, scale: float = 1e-4) -> Obj:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from s2sr_xr.about import library_version
 from s2sr_xr.bands import BANDS
 from s2sr_xr.errors import GridError, ModelError, StoreError, redact
-from s2sr_xr.finer import library_version
 from s2sr_xr.models.mlm import to_mlm
 from s2sr_xr.models.registry import get_spec
 from s2sr_xr.simulate.item import COG, footprint

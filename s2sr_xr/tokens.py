@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+from s2sr_xr.about import library_version
 from s2sr_xr.readers.source import source_of
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def token_of(ds: xr.Dataset) -> dict[str, Any]:
     """
     from s2sr_xr.lazy import ItemLayer
 
-    parts: dict[str, Any] = {"library": _version()}
+    parts: dict[str, Any] = {"library": library_version()}
     said: dict[str, defaultdict[str, set[str]]] = {
         part: defaultdict(set)
         for part in ("model", "precision", "radiometry", "sources")
@@ -201,10 +201,3 @@ def _meaning(plane: Plane, source: Source | None) -> str | None:
             return " or ".join(sorted({f"{r.offset:+g} x {r.scale:g}" for r in each}))
         part = getattr(part, "source", getattr(part, "band_source", None))
     return plane.variable.attrs.get("radiometry")
-
-
-def _version() -> str:
-    try:
-        return version("s2sr-xr")
-    except PackageNotFoundError:
-        return "unknown"

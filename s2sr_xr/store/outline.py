@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Literal
 from uuid import uuid4
 
@@ -12,6 +11,7 @@ import numpy as np
 import xarray as xr
 
 from s2sr_xr import bands
+from s2sr_xr.about import library_version
 from s2sr_xr.errors import ChunkError, StoreError
 from s2sr_xr.store.attrs import clean, geotransform, geozarr, jsonable
 from s2sr_xr.store.encoding import COUNTS, REFLECTANCE, Packing
@@ -109,7 +109,7 @@ def create(
         **georeference,
         "Conventions": "CF-1.11",
         "state": "writing",
-        "s2sr:version": _version(),
+        "s2sr:version": library_version(),
         "s2sr:key": target.key,
         "s2sr:block": list(target.block),
         "s2sr:blocks": list(target.blocks),
@@ -363,10 +363,3 @@ def _create_array(
         attributes=attrs,
         compressors=codec,
     )
-
-
-def _version() -> str:
-    try:
-        return version("s2sr-xr")
-    except PackageNotFoundError:  # a source tree that was never installed
-        return "0+unknown"
