@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     Steps = Iterator[tuple[int, float, nn.Module]]
 
-__all__ = ["RECIPES", "Job", "read_job", "train"]
+__all__ = ["RECIPES", "Training", "read_training", "train"]
 
 RECIPES: Mapping[str, str] = {
     "dsen2-20m": "dsen2-s-20m",
@@ -62,7 +62,7 @@ R10 = ("B02", "B03", "B04", "B08")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class Training:
     """What a TOML file asks for."""
 
     recipe: str
@@ -83,7 +83,7 @@ class Job:
         return _network(self.recipe)[0]
 
 
-def read_job(path: Path) -> Job:
+def read_training(path: Path) -> Training:
     """Return what a TOML file asks for, checked.
 
     Raises
@@ -98,7 +98,7 @@ def read_job(path: Path) -> Job:
         told = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ModelError(f"{path} is no recipe: {error}.") from error
-    known = {f.name for f in fields(Job)}
+    known = {f.name for f in fields(Training)}
     if set(told) - known or not known - {"settings"} <= set(told):
         raise ModelError(
             f"{path.name} has {', '.join(sorted(told)) or 'nothing'}; a recipe has "
@@ -120,7 +120,7 @@ def read_job(path: Path) -> Job:
             store=str(out),
         )
     places = tuple(s if "://" in s else str(path.parent / s) for s in scenes)
-    job = Job(
+    job = Training(
         recipe=told["recipe"],
         scenes=places,
         out=out,
@@ -130,7 +130,7 @@ def read_job(path: Path) -> Job:
     return job
 
 
-def train(job: Job) -> Steps:
+def train(job: Training) -> Steps:
     """Do a training, and yield each step's number, loss and network.
 
     The weights are written when the last step is made; until then a checkpoint and a
@@ -171,7 +171,7 @@ def _network(recipe: str) -> tuple[ModelSpec, Callable[[], nn.Module]]:
     return next((s, b) for s, b in published() if s.name == name)
 
 
-def _recipe(job: Job) -> Any:  # noqa: ANN401 - a dataclass each
+def _recipe(job: Training) -> Any:  # noqa: ANN401 - a dataclass each
     """Return the dataclass of a job, with its settings.
 
     Raises
@@ -210,7 +210,7 @@ def _made(kind: Any, settings: Mapping[str, Any], **given: Any) -> Any:  # noqa:
 
 
 def _steps(
-    job: Job,
+    job: Training,
     trees: list[tuple[str, xr.DataTree]],
     beside: Mapping[str, Path],
 ) -> tuple[Steps, dict[str, float]]:

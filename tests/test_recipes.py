@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 import s2sr_xr
 from s2sr_xr.cli import app
-from s2sr_xr.recipes import RECIPES, read_job, train
+from s2sr_xr.recipes import RECIPES, read_training, train
 
 SMALL = {
     "dsen2-20m": "steps = 3\nbatch = 2\nside = 12\nfeatures = 64",
@@ -51,10 +51,10 @@ def test_every_recipe_makes_weights_that_load(recipe, scene, tmp_path):
 
 def test_the_same_file_makes_the_same_weights(scene, tmp_path):
     path = write(tmp_path, scene, "csr", SMALL["csr"])
-    once = [loss for _, loss, _ in train(read_job(path))]
+    once = [loss for _, loss, _ in train(read_training(path))]
     first = s2sr_xr.load_model(tmp_path / "mine.safetensors").state_dict()
     (tmp_path / "mine.safetensors").unlink()
-    again = [loss for _, loss, _ in train(read_job(path))]
+    again = [loss for _, loss, _ in train(read_training(path))]
     second = s2sr_xr.load_model(tmp_path / "mine.safetensors").state_dict()
     assert once == again
     assert all(torch.equal(first[k], second[k]) for k in first)
@@ -74,12 +74,12 @@ def test_the_same_file_makes_the_same_weights(scene, tmp_path):
 )
 def test_what_is_no_recipe_is_refused(change, settings, error, match, scene, tmp_path):
     with pytest.raises(error, match=match):
-        read_job(
+        read_training(
             write(tmp_path, scene, **{"recipe": "csr", **change}, settings=settings)
         )
 
 
 def test_a_scene_that_is_not_there_is_named(tmp_path):
-    job = read_job(write(tmp_path, "nowhere.json", "dsen2-20m"))
+    job = read_training(write(tmp_path, "nowhere.json", "dsen2-20m"))
     with pytest.raises(s2sr_xr.ReadError, match=r"nowhere\.json"):
         next(train(job))

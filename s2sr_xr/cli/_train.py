@@ -17,14 +17,14 @@ def train(
     ],
 ) -> None:
     """Train a network as a TOML file says; after a kill, run it again to go on."""
-    from s2sr_xr.recipes import read_job
+    from s2sr_xr.recipes import read_training
     from s2sr_xr.recipes import train as steps
 
-    job = read_job(recipe)
+    training = read_training(recipe)
     begun, recent = time.monotonic(), 0.0
-    for step, loss, _ in steps(job):
+    for step, loss, _ in steps(training):
         recent = loss if step == 0 else 0.98 * recent + 0.02 * loss
         if (step + 1) % 100 == 0:
             seconds = time.monotonic() - begun
             typer.echo(f"step {step + 1}  loss {recent:.5f}  {seconds:.0f} s")
-    typer.echo(f"{job.out}")
+    typer.echo(f"{training.out}")

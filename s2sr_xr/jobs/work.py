@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from s2sr_xr.block import BlockTask
     from s2sr_xr.job import Job
     from s2sr_xr.readers.source import Source
-    from s2sr_xr.store import Index, Record, Target
+    from s2sr_xr.store import Index, Target
 
 __all__ = ["Done", "Work", "do", "job_of", "sources_of"]
 
@@ -64,7 +64,8 @@ def do(work: Work, index: Index) -> Done:
     RadiometryError, ModelError
         The pixels cannot be reflectance, or the network not run.
     """
-    record = _written(work.target, index)
+    # A scheduler runs a block again when its worker dies before the answer is fetched.
+    record = work.target.written(index)
     if record is None:
         box = work.target.box(index)
         arrays = do_block(work.task, box, index[0], work.pixels)
@@ -101,39 +102,3 @@ def sources_of(job: Job) -> dict[str, Source]:
                 band=band,
             )
     return found
-
-
-def _written(target: Target, index: Index) -> Record | None:
-    """Return the record of a block whose bytes are all there.
-
-    A scheduler runs a block again when the worker that did it dies before its answer
-    is fetched.
-    """
-    import asyncio
-    import json
-
-    from zarr.core.buffer import default_buffer_prototype
-    from zarr.core.sync import sync
-
-    from s2sr_xr.store.place import open_store
-    from s2sr_xr.store.records import Record, record_key
-
-    store = open_store(target.store, read_only=True)
-
-    async def sizes() -> dict[str, int]:
-        keys = [k for v in target.variables for k in target.keys(index, v.name)]
-        there = [k for k in keys if await store.exists(k)]
-        got = await asyncio.gather(*map(store.getsize, there))
-        return dict(zip(there, got, strict=True))
-
-    try:
-        said = sync(store.get(record_key(index), default_buffer_prototype()))
-    except FileNotFoundError:  # of the directory: `write` tells what is wrong
-        return None
-    if said is None:
-        return None
-    try:
-        record = Record(**{**json.loads(said.to_bytes()), "index": index})
-    except (ValueError, TypeError):  # damaged
-        return None
-    return None if target.torn(record, sync(sizes())) else record

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,7 +14,14 @@ if TYPE_CHECKING:
 
     from zarr.abc.store import Store
 
-__all__ = ["Index", "Record", "chunk_keys", "read_records", "record_key"]
+__all__ = [
+    "Index",
+    "Record",
+    "chunk_keys",
+    "parse_record",
+    "read_records",
+    "record_key",
+]
 
 Index = tuple[int, int, int]
 """Time, block row, block column."""
@@ -53,6 +61,14 @@ def read_records(store: Store) -> dict[str, Record | None]:
     """Return every record of a store by its key, None for one that is damaged."""
     found = documents(store, RECORDS)
     return {f"{RECORDS}/{name}": _record(said) for name, said in found.items()}
+
+
+def parse_record(text: bytes) -> Record | None:
+    """Return the record in the bytes of its file, None if it is damaged."""
+    try:
+        return _record(json.loads(text))
+    except ValueError:
+        return None
 
 
 def _record(said: Any) -> Record | None:  # noqa: ANN401 - whatever a file holds

@@ -37,6 +37,7 @@ from s2sr_xr.store.records import (
     Index,
     Record,
     chunk_keys,
+    parse_record,
     read_records,
     record_key,
 )
@@ -179,6 +180,28 @@ class Target:
         """Return the blocks that are still to be written, in order; see `records`."""
         done = self.records()
         return [i for i in self.indices() if i not in done]
+
+    def written(self, index: Index) -> Record | None:
+        """Return the record of one block if all its bytes are there, else None."""
+        import asyncio
+
+        from zarr.core.buffer import default_buffer_prototype
+        from zarr.core.sync import sync
+
+        store = open_store(self.store, read_only=True)
+
+        async def there() -> dict[str, int]:
+            keys = [k for v in self.variables for k in self.keys(index, v.name)]
+            found = [k for k in keys if await store.exists(k)]
+            got = await asyncio.gather(*map(store.getsize, found))
+            return dict(zip(found, got, strict=True))
+
+        try:
+            said = sync(store.get(record_key(index), default_buffer_prototype()))
+        except FileNotFoundError:  # of the directory: `write` tells what is wrong
+            return None
+        record = None if said is None else parse_record(said.to_bytes())
+        return record if record and not self.torn(record, sync(there())) else None
 
     def torn(self, record: Record, there: Mapping[str, int]) -> dict[str, str]:
         """Return what is wrong with the bytes of a block, by variable.
