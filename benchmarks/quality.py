@@ -6,17 +6,21 @@ their bands, and ``meta``, a JSON text with ``level`` and ``dn_offset``. Every s
 becomes a local STAC item and takes the road that users take: `open_stac`, `upsample`.
 
 At full scale nobody knows the truth: a picture a scene, to look at. At reduced scale
-the truth is the recorded pixels: all bands are degraded by 2 (6), and the item says
-that the degraded pixels are of 10, 20 and 60 m. So a 40 m (360 m) pixel is brought to
-20 m (60 m), and compared with what the sensor saw.
+the truth is the recorded pixels, as `s2sr_xr.scoring` has it: a 40 m (360 m) pixel is
+brought to 20 m (60 m), and compared with what the sensor saw.
 
     python benchmarks/quality.py --real real --out quality
+    python benchmarks/quality.py --real real --out quality --model dsen2 --tables
 
 One JSON line for each scene, scale and method, then the tables. Methods: nearest,
 bicubic (a = -0.75, torch's), bicubic with a = -0.5 (the papers'), and `--model`. The
 figure of a scene is the mean over its bands of RMSE / RMSE of bicubic, that of a set
 the mean over its scenes. Scenes that bicubic gets right to 10 DN (calm sea) are listed,
 but not in the mean: their figure compares noise.
+
+With `--tables` nothing is drawn, only places left out of training are judged
+(`shipped.LEFT_OUT`), ATPRK and SupReME of `classical.py` run too, and the tables are
+those of the DSen2 paper on these scenes: 3 and 4 for 20 m bands, 5 for 60 m ones.
 """
 
 from __future__ import annotations
@@ -27,23 +31,29 @@ import json
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-import xarray as xr
 
 import s2sr_xr
 from s2sr_xr import report
 from s2sr_xr.bands import BANDS
-from s2sr_xr.degrade import reduce_scale
-from s2sr_xr.models.resample import Upsample
+from s2sr_xr.scoring import (
+    INTERPOLATIONS,
+    attempt,
+    compare_trial,
+    one_scale_below,
+)
 from s2sr_xr.simulate import write_item
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from s2sr_xr.scoring import Trial
 
 CORNER, EPSG = (600_000, 8_200_000), 32722  # a tile of the south: y % 60 is 40
 SCALES = {20: 2, 60: 6}  # degraded by so much, bands of so many metres find their truth
-LEAST = 6  # coarse pixels along a side: with fewer, edges are all there is
 FLAT = 10  # DN: where bicubic is as near as this, noise is all there is to compare
-PAPERS = "bicubic a=-0.5"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,20 +99,6 @@ def cropped(counts: dict[str, np.ndarray], cell: int) -> dict[str, np.ndarray]:
     }
 
 
-def reduced(counts: np.ndarray, factor: int) -> np.ndarray:
-    """Return counts as pixels `factor` times as wide would have them; 0 is missing."""
-    seen = torch.from_numpy(counts.astype(np.float32))
-    seen[seen == 0] = torch.nan
-    coarse = reduce_scale(seen, factor).numpy()
-    codes = np.clip(np.rint(np.nan_to_num(coarse)), 1, 65535)
-    return np.where(np.isnan(coarse), 0, codes).astype(np.uint16)
-
-
-def reflectance(counts: np.ndarray, offset: int) -> np.ndarray:
-    """Return what counts mean; 0 is missing."""
-    return np.where(counts == 0, np.nan, (counts.astype(np.float64) + offset) / 10_000)
-
-
 def opened(scene: Real, counts: dict[str, np.ndarray], folder: Path) -> xr.DataTree:
     """Return counts as a user gets them: written as a local STAC item, and opened."""
     item = write_item(
@@ -119,43 +115,27 @@ def opened(scene: Real, counts: dict[str, np.ndarray], folder: Path) -> xr.DataT
     return s2sr_xr.open_stac(item)
 
 
-def papers_bicubic(tree: xr.DataTree, metres: int, like: xr.Dataset) -> xr.Dataset:
-    """Return the bands of one pixel size by Keys' kernel with a = -0.5."""
-    up = Upsample(metres // 10, "bicubic", a=-0.5)
-    found = {}
-    for name, band in tree[f"r{metres}m"].data_vars.items():
-        image = np.pad(band.values[0], up.reach, mode="symmetric")
-        found[name] = (
-            ("y", "x"),
-            up(torch.from_numpy(image)[None, None])[0, 0].numpy(),
-        )
-    return xr.Dataset(found, like.isel(time=0).coords)
-
-
 def at_reduced_scale(
-    scene: Real, metres: int, model: str, folder: Path
+    scene: Real, metres: int, model: str, folder: Path, *, classical: bool
 ) -> dict[str, report.Scores]:
     """Return what each method makes of the bands of `metres`, against the recorded."""
-    factor = SCALES[metres]
     known = {b: c for b, c in scene.counts.items() if BANDS[b].native <= metres}
-    known = cropped(known, metres * factor)
-    bands = [b for b in known if BANDS[b].native == metres]
-    coarse = {b: reduced(c, factor) for b, c in known.items()}
-    if min(coarse[bands[0]].shape) < LEAST:
-        raise s2sr_xr.GridError(f"only {coarse[bands[0]].shape} coarse pixels")
-    tree = opened(scene, coarse, folder / f"by{factor}")
+    tree = opened(scene, cropped(known, metres), folder / f"for{metres}")
+    trial = one_scale_below(tree, f"{metres}m")
     # Full scale is checked. Here B09 of a dark sea is alone with B01, and half of it is
     # below 0: true of that scene, and what an offset applied twice would look like.
-    asked = {"bands": bands, "keep_native": False}
-    made = {
-        name: tree.s2sr.upsample(name, check=False, **asked).compute()
-        for name in dict.fromkeys(("nearest", "bicubic", model))
-    }
-    made[PAPERS] = papers_bicubic(tree, metres, made["bicubic"])
-    truth = made[PAPERS].assign(
-        {b: (("y", "x"), reflectance(known[b], scene.offset)) for b in bands}
-    )
-    return report.compare(made, truth, bands)
+    made = {m: attempt(trial, m, check=False) for m in (*INTERPOLATIONS, model)}
+    if classical:
+        # Before the model, as in the paper.
+        made = {**made, **by_classics(trial), model: made.pop(model)}
+    return compare_trial(trial, made)
+
+
+def by_classics(trial: Trial) -> dict[str, dict[int, xr.Dataset]]:
+    """Return what methods without a network make of a scene."""
+    from classical import by_atprk, by_supreme
+
+    return {"ATPRK": by_atprk(trial), "SupReME": by_supreme(trial)}
 
 
 def at_full_scale(scene: Real, model: str, folder: Path, out: Path) -> None:
@@ -188,20 +168,39 @@ def judge(scene: Real, model: str, out: Path) -> list[dict]:
     if natives(scene) == {10}:
         print(f"skipped {scene.name}: no 20 m or 60 m bands")
         return []
-    found = []
     with tempfile.TemporaryDirectory() as scratch:
         try:
             at_full_scale(scene, model, Path(scratch), out)
         except s2sr_xr.S2SRError as error:
             print(f"skipped {scene.name} at full scale: {error}")
-        for metres in sorted(natives(scene) - {10}):
+    return scored(scene, model, sorted(natives(scene) - {10}))
+
+
+def scored(
+    scene: Real, model: str, sizes: list[int], *, classical: bool = False
+) -> list[dict]:
+    """Score the bands of some native pixels, or say why they cannot be."""
+    found = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for metres in sizes:
             try:
-                scores = at_reduced_scale(scene, metres, model, Path(scratch))
+                scores = at_reduced_scale(
+                    scene, metres, model, Path(scratch), classical=classical
+                )
             except s2sr_xr.S2SRError as error:
                 print(f"skipped {scene.name} at {metres} m: {error}")
                 continue
             found += lines(scene, metres, scores)
     return found
+
+
+def left_out(scene: Real) -> list[int]:
+    """Return the native pixels whose weights never saw the place of a scene."""
+    from shipped import LEFT_OUT, place
+
+    if natives(scene) != {10, 20, 60} or "partial" in scene.name:
+        return []
+    return [m for m in SCALES if place(scene.name) in LEFT_OUT[f"{m}m"]]
 
 
 def summary(found: list[dict]) -> str:
@@ -219,12 +218,8 @@ def summary(found: list[dict]) -> str:
         for name in scenes:
             row = {r["method"]: numbers(r) for r in own if r["scene"] == name}
             text.append(shown(name, [row[m] for m in methods]))
-        flat = [
-            r["scene"]
-            for r in own
-            if r["method"] == "bicubic" and r["mean"]["rmse"] < FLAT
-        ]
-        seen = [r for r in own if r["scene"] not in flat]
+        seen = not_flat(own)
+        flat = [n for n in scenes if n not in {r["scene"] for r in seen}]
         sets = [[numbers(r) for r in seen if r["method"] == m] for m in methods]
         text.append(
             shown(
@@ -251,24 +246,95 @@ def shown(name: str, columns: list[list[float]]) -> str:
     return f"{name[:26]:<26}" + "".join(row.format(*c) for c in columns)
 
 
+# The tables of the paper
+
+
+def papers_tables(found: list[dict]) -> str:
+    """Return Tables 3 to 5 of the DSen2 paper, for each level: means over scenes."""
+    text = []
+    for metres, level in sorted({(r["metres"], r["level"]) for r in found}):
+        own = [r for r in found if (r["metres"], r["level"]) == (metres, level)]
+        kept = not_flat(own)
+        scenes = {r["scene"] for r in kept}
+        title = "Tables 3 and 4" if metres == 20 else "Table 5"
+        scales = f"{metres * SCALES[metres]} m -> {metres} m"
+        text.append(f"\n{title}: {level}, {scales}, means of {len(scenes)}")
+        text += papers_table(kept) if kept else ()
+        text += figures(own, scenes)
+    text.append(f"\nOnly noise: bicubic is right to {FLAT} DN; not in the means.")
+    return "\n".join(text)
+
+
+def papers_table(found: list[dict]) -> list[str]:
+    """Return the lines of one level and native pixel."""
+    methods = list(dict.fromkeys(r["method"] for r in found))
+    bands = list(found[0]["bands"])
+    rows = []
+    for key, digits in (("rmse", 1), ("sre", 1), ("uiq", 3)):
+        rows.append(f"{key.upper():<16}" + "".join(f"{b:>8}" for b in (*bands, "mean")))
+        for m in methods:
+            own = [r for r in found if r["method"] == m]
+            cells = [[r["bands"][b][key] for r in own] for b in bands]
+            cells.append([r["mean"][key] for r in own])
+            shown = (f"{np.nanmean(c):>8.{digits}f}" for c in cells)
+            rows.append(f"  {m:<14}" + "".join(shown))
+    rows.append(f"{'':<16}{'SAM':>8}{'figure':>8}")
+    for m in methods:
+        own = [r for r in found if r["method"] == m]
+        sam = np.nanmean([r["mean"]["sam"] for r in own])
+        figure = np.nanmean([r["figure"] for r in own])
+        rows.append(f"  {m:<14}{sam:>8.2f}{figure:>8.3f}")
+    return rows
+
+
+def figures(found: list[dict], kept: set[str]) -> list[str]:
+    """Return the figure of each scene and method."""
+    methods = list(dict.fromkeys(r["method"] for r in found))
+    rows = [f"{'figure':<30}" + "".join(f"{m[:9]:>10}" for m in methods)]
+    for name in dict.fromkeys(r["scene"] for r in found):
+        own = {r["method"]: r["figure"] for r in found if r["scene"] == name}
+        row = "".join(f"{own[m]:>10.3f}" for m in methods)
+        rows.append(f"  {name[:28]:<28}{row}{'' if name in kept else '  only noise'}")
+    return rows
+
+
+def not_flat(found: list[dict]) -> list[dict]:
+    """Return the records of scenes where there is more than noise to compare."""
+    flat = {
+        (r["scene"], r["metres"])
+        for r in found
+        if r["method"] == "bicubic" and r["mean"]["rmse"] < FLAT
+    }
+    return [r for r in found if (r["scene"], r["metres"]) not in flat]
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--real", type=Path, required=True, help="folder of scenes")
-    parser.add_argument("--out", type=Path, required=True, help="folder of pictures")
+    parser.add_argument("--out", type=Path, required=True, help="folder of results")
     parser.add_argument("--model", default="bicubic")
+    parser.add_argument(
+        "--tables", action="store_true", help="those of the DSen2 paper, and no picture"
+    )
     given = parser.parse_args(arguments)
     given.out.mkdir(parents=True, exist_ok=True)
     found = []
     for folder in ("l1c_native", "l2a_native"):
         for path in sorted((given.real / folder).glob("*.npz")):
-            for record in judge(read(path), given.model, given.out):
+            scene = read(path)
+            if given.tables:
+                own = scored(scene, given.model, left_out(scene), classical=True)
+            else:
+                own = judge(scene, given.model, given.out)
+            for record in own:
                 print(json.dumps(record), flush=True)
                 found.append(record)
-    text = summary(found)
+    text = papers_tables(found) if given.tables else summary(found)
     print(text)
-    (given.out / "quality.txt").write_text(text.lstrip() + "\n", encoding="utf-8")
+    name = "tables.txt" if given.tables else "quality.txt"
+    (given.out / name).write_text(text.lstrip() + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

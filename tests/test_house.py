@@ -21,19 +21,20 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = Path(s2sr_xr.__file__).parent
 
 RANKS = [
-    ["errors", "bands", "allocator", "about"],
+    ["errors", "bands", "allocator", "about", "lanes"],
     ["tiling", "radiometry", "metrics"],
     ["degrade", "nodata"],
     ["models"],
-    ["grid", "consistency"],
+    ["grid", "consistency", "gpu"],
     ["predict", "readers", "sensor", "store"],
     ["block"],
     ["job", "choose"],
     ["lazy", "simulate", "geotiff"],
     ["tokens"],
     ["finer", "output", "cut", "planning", "train", "cog", "pyramid"],
+    ["fidelity"],
     ["report", "catalogue", "provenance"],
-    ["jobs"],
+    ["jobs", "scoring"],
     ["recipes"],
     ["accessor"],
     ["cli"],
