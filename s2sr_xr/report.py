@@ -20,6 +20,7 @@ import numpy as np
 from s2sr_xr import metrics
 from s2sr_xr.bands import BANDS, by_resolution, group
 from s2sr_xr.errors import GridError, MissingBandError
+from s2sr_xr.fidelity import fidelity_page
 from s2sr_xr.grid import grid_of
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ __all__ = [
     "before_after",
     "compare",
     "detailed",
+    "fidelity_page",
     "relative_rmse",
     "score",
     "table",
