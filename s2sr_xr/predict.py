@@ -22,15 +22,18 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from s2sr_xr.gpu import Port
     from s2sr_xr.models.spec import ModelSpec
 
     Run = Callable[..., Any]
 
 __all__ = ["PRECISIONS", "Predictor", "predict", "torch_threads"]
 
-PRECISIONS = ("float32", "bf16")
+PRECISIONS = ("float32", "bf16", "tf32")
 """What `precision` may be. With "bf16" the convolutions between features compute in
-bfloat16; what bands enter and leave by, and what is summed up, stays float32."""
+bfloat16; what bands enter and leave by, and what is summed up, stays float32. With
+"tf32", of GPUs only, convolutions round what they multiply to 10 bits behind the
+point."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,15 +78,21 @@ class Predictor:
             if key not in _LOADED:
                 _LOADED[key] = self._ready(device)
             lock = _DEVICES.setdefault(device, threading.Lock())
-        network = _LOADED[key]
-        if self.reference is None:
-            return network, device, lock
-        align: Run = network.align  # type: ignore[attr-defined]
-        return functools.partial(align, reference=self.reference), device, lock
+        run = network = _LOADED[key]
+        if self.reference is not None:
+            align: Run = network.align  # type: ignore[attr-defined]
+            run = functools.partial(align, reference=self.reference)
+        if _is_cuda(device):
+            from s2sr_xr.gpu import Resident
+
+            run = Resident(network=network, run=run, precision=self.precision)
+        return run, device, lock
 
     def _ready(self, device: str) -> Run:
+        from s2sr_xr.gpu import check_precision, settle
         from s2sr_xr.models.layers import lower
 
+        check_precision(self.precision, device)
         if device == "cpu":
             keep_memory()
         network = load_model(self.name, device, sha256=self.sha256)
@@ -94,7 +103,13 @@ class Predictor:
                 f"{self.name} has no layers of this library that compute in bf16. Use "
                 'precision="float32".'
             )
+        if _is_cuda(device):
+            settle(network, device)
         return network
+
+
+def _is_cuda(device: str) -> bool:
+    return device.startswith("cuda")
 
 
 _LOADED: dict[tuple[str | None, str | None, str, str], Run] = {}
@@ -119,8 +134,9 @@ def resolve(device: str) -> str:
     except (RuntimeError, AssertionError) as err:
         seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
         raise ModelError(
-            f"device={device!r} is not usable: torch {torch.__version__} sees {seen} "
-            'CUDA devices. Use device="auto" or "cpu".'
+            f"device={device!r} is not usable ({str(err).splitlines()[0]}): torch "
+            f"{torch.__version__} sees {seen} CUDA devices. Use "
+            'device="auto" or "cpu", or start the process again if it worked before.'
         ) from err
     # One name for one device: locks and loaded networks are kept by it.
     return "cpu" if found.type == "cpu" else str(found)
@@ -164,7 +180,7 @@ def predict(
     run
         Takes one float32 tensor ``(B, C, h, w)`` a band group, gives one
         ``(B, C, H, W)``, of the input's ground or any smaller centre of it that holds
-        the tile.
+        the tile. As `Predictor.load` gives it.
     spec
         The facts of the model.
     images
@@ -173,9 +189,9 @@ def predict(
     tile
         Rows and columns of cells that are written at once.
     batch
-        Tiles that run together on a GPU; None: 16. Out of memory, it is halved. The CPU
-        runs one tile at a time: more are no faster, and oneDNN changes its kernel, and
-        with it the last bits, with the batch.
+        The most tiles that run together on a GPU; None: as many as pay. Fewer where
+        its memory asks for it. The CPU runs one tile at a time: more are no faster, and
+        oneDNN changes its kernel, and with it the last bits, with the batch.
     device
         Where `run` lives.
 
@@ -186,30 +202,23 @@ def predict(
     Raises
     ------
     ModelError
-        The output is not finite, has the wrong shape, or one tile does not fit the GPU.
+        The output is not finite, has the wrong shape, one tile does not fit the GPU, or
+        the GPU failed.
     """
     shape = _cells(spec, images)
     assert not any(n % t for n, t in zip(shape, tile, strict=True)), (shape, tile)
     k = spec.output.per_cell
     out = np.empty((len(spec.channels), shape[0] * k, shape[1] * k), np.float32)
     todo = [Box(r, c) for r in cuts(shape[0], tile[0]) for c in cuts(shape[1], tile[1])]
-    size = 1 if device == "cpu" else batch or 16
-    while todo:
-        now, rest = todo[:size], todo[size:]
-        try:
-            results = _run(run, spec, images, now, device)
-        except _out_of_memory() as err:
-            if size == 1:
-                raise ModelError(
-                    f"{spec.name}: {device} has no room for one tile of {tile} cells. "
-                    'Free its memory, or use device="cpu".'
-                ) from err
-            size = size // 2
-            continue
-        for box, result in zip(now, results, strict=True):
-            rows, cols = box.scale(k).slices_in(_whole(out.shape[1:]))
-            out[:, rows, cols] = result
-        todo = rest
+    if _is_cuda(device):
+        from s2sr_xr.gpu import port_of
+
+        results = on_gpu(port_of(device), run, spec, images, todo, batch, device)
+    else:
+        results = ((box, _run(run, spec, images, box, device)) for box in todo)
+    for box, result in results:
+        rows, cols = box.scale(k).slices_in(_whole(out.shape[1:]))
+        out[:, rows, cols] = result
     if not np.isfinite(out).all():
         raise ModelError(
             f"{spec.name} gave {int((~np.isfinite(out)).sum())} values that are not "
@@ -217,12 +226,6 @@ def predict(
             "from reflectance."
         )
     return out
-
-
-def _out_of_memory() -> type[BaseException]:
-    import torch
-
-    return torch.OutOfMemoryError
 
 
 def _cells(spec: ModelSpec, images: Sequence[NDArray[np.float32]]) -> tuple[int, int]:
@@ -244,25 +247,67 @@ def _run(
     run: Run,
     spec: ModelSpec,
     images: Sequence[NDArray[np.float32]],
-    boxes: Sequence[Box],
+    box: Box,
     device: str,
 ) -> NDArray[np.float32]:
-    """Return the tiles `boxes`, without margin, as one stack."""
+    """Return the tile `box`, without margin."""
     import torch
 
-    stacks = []
-    for group, image in zip(spec.inputs, images, strict=True):
-        # The images start one margin before cell 0.
-        wins = [_read(b, spec.margin).scale(group.per_cell) for b in boxes]
-        tiles = [
-            image[:, w.rows.start : w.rows.stop, w.cols.start : w.cols.stop]
-            for w in wins
-        ]
-        stacks.append(torch.from_numpy(np.stack(tiles)).to(device))
+    # A copy: a network may work in the memory of what it takes.
+    tiles = [np.stack([tile]) for tile in _cut(spec, images, box)]
     with torch.inference_mode():
-        result = run(*stacks)
-    rows, cols = (n * spec.output.per_cell for n in boxes[0].shape)
-    return _centre(spec, result, (len(boxes), len(spec.channels), rows, cols))
+        result = run(*(torch.from_numpy(tile).to(device) for tile in tiles))
+    made: NDArray[np.float32] = _centre(spec, result, 1, box)[0].to("cpu").numpy()
+    return made
+
+
+def on_gpu(
+    port: Port,
+    run: Run,
+    spec: ModelSpec,
+    images: Sequence[NDArray[np.float32]],
+    todo: Sequence[Box],
+    batch: int | None,
+    device: str,
+) -> Iterator[tuple[Box, NDArray[np.float32]]]:
+    """Yield each tile of `todo`, all of one size, and its result, through a `port`."""
+    import torch
+
+    from s2sr_xr.consistency import Consistent
+    from s2sr_xr.gpu import Resident, batch_size, in_batches, tile_bytes
+
+    def compute(*stacks: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode():
+            made = run(*stacks)
+            return _centre(spec, made, len(stacks[0]), todo[0]).contiguous()
+
+    inner = run.network if isinstance(run, Consistent) else run
+    network = inner.network if isinstance(inner, Resident) else inner
+    per_tile = tile_bytes(network, spec, todo[0].shape)
+    k = spec.output.per_cell
+    rows, cols = (n * k for n in todo[0].shape)
+    return in_batches(
+        port,
+        compute,
+        functools.partial(_cut, spec, images),
+        todo,
+        shape=(len(spec.channels), rows, cols),
+        size=batch_size(port, per_tile, batch),
+        name=f"{spec.name} on {device}",
+    )
+
+
+def _cut(
+    spec: ModelSpec, images: Sequence[NDArray[np.float32]], box: Box
+) -> list[NDArray[np.float32]]:
+    """Return what the tile `box` takes of each image, its margin with it."""
+    # The images start one margin before cell 0.
+    seen = _read(box, spec.margin)
+    wins = [seen.scale(group.per_cell) for group in spec.inputs]
+    return [
+        image[:, w.rows.start : w.rows.stop, w.cols.start : w.cols.stop]
+        for w, image in zip(wins, images, strict=True)
+    ]
 
 
 def _read(tile: Box, margin: int) -> Box:
@@ -272,11 +317,10 @@ def _read(tile: Box, margin: int) -> Box:
     )
 
 
-def _centre(
-    spec: ModelSpec,
-    result: torch.Tensor,
-    want: tuple[int, int, int, int],
-) -> NDArray[np.float32]:
+def _centre(spec: ModelSpec, result: torch.Tensor, n: int, box: Box) -> torch.Tensor:
+    """Return `n` results as large as the tile `box`, float32."""
+    rows, cols = (side * spec.output.per_cell for side in box.shape)
+    want = (n, len(spec.channels), rows, cols)
     shape = tuple(result.shape)
     excess = [have - need for have, need in zip(shape, want, strict=False)]
     if len(shape) != 4 or any(excess[:2]) or any(e < 0 or e % 2 for e in excess[2:]):
@@ -285,5 +329,4 @@ def _centre(
             "needed: the spec and the network disagree."
         )
     top, left = excess[2] // 2, excess[3] // 2
-    kept = result[:, :, top : top + want[2], left : left + want[3]]
-    return kept.to("cpu").float().numpy()
+    return result[:, :, top : top + rows, left : left + cols].float()

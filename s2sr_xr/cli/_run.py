@@ -34,6 +34,7 @@ class Precision(StrEnum):
 
     float32 = "float32"
     bf16 = "bf16"
+    tf32 = "tf32"
 
 
 class Layout(StrEnum):
