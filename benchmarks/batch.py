@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import os
-import platform
 import shutil
 import tempfile
 import time
@@ -27,6 +25,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import xarray as xr
+from common import tell
 from pyproj import CRS
 
 import s2sr_xr
@@ -130,6 +129,18 @@ def run(options, folder, crew):
         f"{options.tiles} tiles of {options.side**2} blocks in {took:.1f} s: "
         f"{blocks / took:.1f} tasks/s, {took / options.tiles * 1e3:.0f} ms a tile"
     )
+    tell(
+        "batch",
+        {
+            "tiles": options.tiles,
+            "blocks": blocks,
+            "workers": options.workers,
+            "wall_s": took,
+            "blocks_s": blocks / took,
+            "ms_a_tile": took / options.tiles * 1e3,
+            "driver_mib": process.memory_info().rss / 2**20,
+        },
+    )
 
 
 def main():
@@ -140,10 +151,6 @@ def main():
     parser.add_argument("--out", help="folder for the stores (default: temporary)")
     options = parser.parse_args()
     know_the_model()
-    print(
-        f"{platform.machine()}, {os.cpu_count()} cores, Python "
-        f"{platform.python_version()}, s2sr_xr {s2sr_xr.__version__}"
-    )
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=options.out)))
         if not options.workers:

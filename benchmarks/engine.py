@@ -5,69 +5,31 @@
 Useful operations are those of the pixels that are kept, without any halo. The yardstick
 is the best of repeated 2048 x 2048 matrix products in the same type, before and after.
 `--peer` runs the same network on the same pixels through ONNX Runtime in float32, in
-turns with ours. `--tiles` tries others than the card's, in cells.
+turns with ours. `--tiles` tries others than the card's, in cells. `--cluster` runs the
+same again in a worker of a default ``LocalCluster``, alone with as many threads, and in
+all of its workers at once with the threads that they have.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import json
-import platform
-import re
-import tempfile
+import os
 import time
-import warnings
 from dataclasses import replace
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
+from common import known, peak, product_rate, stacks, tell, through_onnx
 
 from s2sr_xr.allocator import keep_memory
-from s2sr_xr.models.catalogue import published
 from s2sr_xr.models.cost import cost_of
 from s2sr_xr.models.layers import lower
 from s2sr_xr.predict import predict, torch_threads
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 TYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
-
-
-def product_rate(kind: torch.dtype, size: int = 2048, tries: int = 8) -> float:
-    """Return the operations a second of a matrix product, the best of `tries`."""
-    a, b = (torch.randn(size, size).to(kind) for _ in range(2))
-    best = float("inf")
-    for _ in range(tries):
-        begun = time.perf_counter()
-        a @ b
-        best = min(best, time.perf_counter() - begun)
-    return 2 * size**3 / best
-
-
-def through_onnx(build, images, threads: int):
-    """Return a function that runs a network by ONNX Runtime, in float32."""
-    import onnxruntime
-
-    network = build().train()  # plain convolutions, which the exporter knows
-    with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        path = Path(scratch) / "network.onnx"
-        with contextlib.redirect_stdout(None):
-            torch.onnx.export(
-                network,
-                tuple(images),
-                path,
-                dynamo=False,
-                training=torch.onnx.TrainingMode.PRESERVE,
-                input_names=[f"x{n}" for n in range(len(images))],
-            )
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        session = onnxruntime.InferenceSession(
-            path, options, providers=["CPUExecutionProvider"]
-        )
-    given = {f"x{n}": image.numpy() for n, image in enumerate(images)}
-    return lambda: session.run(None, given)[0]
 
 
 def timed(runs, args) -> tuple[dict[str, float], dict[str, float]]:
@@ -90,13 +52,7 @@ def measure(spec, build, tile: int, args) -> list[dict[str, object]]:
     """Return a row for each precision of one network at one tile."""
     shown = replace(spec, tile=tile)
     operations = cost_of(build(), shown, (tile, tile)).useful * tile**2
-    rng = np.random.default_rng(0)
-    stacks = [
-        rng.uniform(
-            0, 0.6, (len(g.names), *[(tile + 2 * spec.margin) * g.per_cell] * 2)
-        ).astype("f4")
-        for g in spec.inputs
-    ]
+    images = stacks(spec, (tile, tile))
     runs = {}
     for precision in args.precision:
         network = build()
@@ -104,12 +60,12 @@ def measure(spec, build, tile: int, args) -> list[dict[str, object]]:
             lower(network)
 
         def ours(network=network):
-            return predict(network, shown, stacks, tile=(tile, tile))
+            return predict(network, shown, images, tile=(tile, tile))
 
         runs[precision] = ours
     if args.peer:
-        images = [torch.from_numpy(s)[None] for s in stacks]
-        runs["onnxruntime"] = through_onnx(build, images, args.threads)
+        peer = through_onnx(build(), images, args.threads)
+        runs["onnxruntime"] = lambda: peer(images)
     took, rates = timed(runs, args)
     pixels = (tile * spec.output.per_cell) ** 2
     rows = []
@@ -130,6 +86,47 @@ def measure(spec, build, tile: int, args) -> list[dict[str, object]]:
     return rows
 
 
+def rows(args) -> Iterator[dict[str, object]]:
+    """Yield all rows that are asked for, measured in this process."""
+    told = keep_memory()
+    networks = known()
+    for name in args.model:
+        spec, build = networks[name]
+        for tile in args.tiles or [spec.tile]:
+            for row in measure(spec, build, tile, args):
+                yield row | {"threads": args.threads, "allocator": told}
+
+
+def in_worker(args) -> list[dict[str, object]]:
+    """Return the rows of one worker, with the threads that it has if none are named."""
+    from distributed import get_worker
+
+    own = {"threads": args.threads or get_worker().state.nthreads}
+    return list(rows(argparse.Namespace(**vars(args) | own)))
+
+
+def in_cluster(alone, args) -> Iterator[dict[str, object]]:
+    """Yield the rows of a default cluster's workers, over those `alone`."""
+    from distributed import Client, LocalCluster
+
+    with LocalCluster(dashboard_address=None) as cluster, Client(cluster) as client:
+        workers = list(client.scheduler_info(n_workers=-1)["workers"])
+        one = client.submit(in_worker, args, workers=workers[:1]).result()
+        free = argparse.Namespace(**vars(args) | {"threads": None})
+        every = client.gather(
+            [client.submit(in_worker, free, workers=[w], pure=False) for w in workers]
+        )
+    summed = ("useful_gflops", "mpx_s")
+    for n, base in enumerate(alone):
+        of_all = {k: round(sum(r[n][k] for r in every), 3) for k in summed}
+        of_all["threads"] = sum(r[n]["threads"] for r in every)
+        kept = ("model", "tile", "run")
+        wholly = {k: base[k] for k in kept} | of_all
+        for where, row in (("a worker", one[n]), ("all workers", wholly)):
+            over = row["useful_gflops"] / base["useful_gflops"]
+            yield row | {"where": where, "over_process": round(over, 3)}
+
+
 def main(arguments: list[str] | None = None) -> list[dict[str, object]]:
     """Print one JSON line a network, tile and way of running it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -138,26 +135,17 @@ def main(arguments: list[str] | None = None) -> list[dict[str, object]]:
     parser.add_argument(
         "--tiles", nargs="+", type=int, help="cells; the card's if none"
     )
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    cores = len(os.sched_getaffinity(0))
+    parser.add_argument("--threads", type=int, default=cores)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peer", action="store_true")
+    parser.add_argument("--cluster", action="store_true")
     args = parser.parse_args(arguments)
-    told = keep_memory()
-    known = {spec.name: (spec, build) for spec, build in published()}
-    rows = []
-    for name in args.model:
-        spec, build = known[name]
-        for tile in args.tiles or [spec.tile]:
-            for row in measure(spec, build, tile, args):
-                row |= {"threads": args.threads, "allocator": told}
-                row |= {"torch": torch.__version__, "machine": platform.machine()}
-                rows.append(row)
-                print(json.dumps(row), flush=True)
-    status = Path("/proc/self/status")
-    if status.exists():
-        peak = int(re.search(r"VmHWM:\s*([0-9]+)", status.read_text())[1])
-        print(f"peak {peak / 2**20:.2f} GiB")
-    return rows
+    found = [tell("engine", row | {"where": "process"}) for row in rows(args)]
+    if args.cluster:
+        found += [tell("engine", row) for row in in_cluster(found, args)]
+    print(f"peak {peak() / 2**30:.2f} GiB")
+    return found
 
 
 if __name__ == "__main__":

@@ -1,178 +1,292 @@
 """Time and memory of a scene, from STAC COGs to packed Zarr, and where time goes.
 
 A product of `--size` px (10980 is a whole one) is made of mirrored copies of a
-simulated scene. A child process upsamples it to Zarr with `--threads` Dask threads; its
-peak memory is the kernel's own figure. Then every stage runs alone, on one thread, over
-the same blocks, which says where the time goes.
+simulated scene. A child process makes it finer, once for each of `--workers`: 0 is
+Dask's threads in one process, 1 and 2 are worker processes that share `--threads`.
 
-    python benchmarks/scene.py --size 10980 --threads 2
+Three questions are answered in one run: how much of the engine's own rate is left (the
+same network on made-up tiles, before and after, the better counts); what share of the
+threads' time goes into reading, predicting, encoding, writing (compression and records
+included), other work of a block, and waiting; and how long reading, predicting and
+writing take alone, over `--alone` blocks, on all threads. Peak memory is the kernel's
+own figure, summed over processes and of the largest worker, beside what is promised for
+one. Imports and the start of workers are not timed.
+
+    python benchmarks/scene.py --size 4392 --model dsen2-20m --precision bf16
+
+Published networks without weights get random ones.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime as dt
-import json
-import platform
-import re
-import subprocess
-import sys
+import contextlib
+import functools
+import os
 import tempfile
+import threading
 import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
+from common import child, finer, peak, product, seconds, stacks, tell, warm, weights
 
-CHILD = (
-    "import sys; sys.path.insert(0, sys.argv.pop(1)); import scene;"
-    "scene.run(*sys.argv[1:])"
-)
+SPENT: Counter[str] = Counter()
+"""Seconds of all threads of this process, by stage; "block" is a task as a whole."""
 
+LOCK = threading.Lock()
 
-def product(folder: Path, size: int, seed: int = 0, base: int = 1098) -> Path:
-    """Write an item of `size` px as mirrored copies of a small one; return its path."""
-    import rasterio
-
-    from s2sr_xr.simulate import simulate_scene, write_item
-
-    item_path = folder / "product"
-    if done := list(item_path.glob(f"*_{size}/*_{size}.json")):
-        return done[0]
-    small = simulate_scene(folder / "small", size=min(base, size), seed=seed)
-    counts = {}
-    for name in small.assets:
-        if name == "truth":
-            continue
-        with rasterio.open(small.assets[name].get_absolute_href()) as file:
-            image = file.read(1)
-        n = size * image.shape[0] // min(base, size)
-        counts[name] = np.pad(image, (0, n - image.shape[0]), mode="symmetric")
-    item = write_item(
-        item_path,
-        f"{small.id}_{size}",
-        counts,
-        corner=(600_000, 8_200_000),
-        epsg=32722,
-        datetime=small.datetime or dt.datetime(2025, 1, 1, tzinfo=dt.UTC),
-        level="L1C",
-    )
-    return Path(item.get_self_href())
+STAGES = ("read", "predict", "encode", "write")
 
 
-def run(item: str, out: str, threads: str, model: str) -> None:
-    """Upsample an item to Zarr, and print time and peak memory as JSON."""
-    import dask
+def timed(stage: str, function):
+    """Return `function` with its seconds added to `SPENT`."""
 
-    import s2sr_xr
-
-    begun = time.perf_counter()
-    ten = s2sr_xr.open_stac(item).s2sr.upsample(model)
-    with dask.config.set(scheduler="threads", num_workers=int(threads)):
-        work = ten.s2sr.to_zarr(out, mode="w", compute=False)
-        built = time.perf_counter() - begun
-        work.compute()
-    wall = time.perf_counter() - begun
-    # Not ru_maxrss, which begins with that of the parent.
-    status = Path("/proc/self/status").read_text()
-    peak = 1024 * int(re.search(r"VmHWM:\s*([0-9]+)", status)[1])
-    size = sum(f.stat().st_size for f in Path(out).rglob("*") if f.is_file())
-    print(
-        json.dumps(
-            {
-                "build_s": built,
-                "wall_s": wall,
-                "peak_bytes": peak,
-                "promised_bytes": s2sr_xr.plan(ten, threads=int(threads)).memory,
-                "tasks": len(dict(work.dask)),
-                "blocks": ten.B05.data.npartitions,
-                "stored_bytes": size,
-                "variables": len(ten.data_vars),
-                "pixels": ten.sizes["y"] * ten.sizes["x"],
-            }
-        )
-    )
-
-
-def stages(item: str, out: str, model: str, most: int) -> dict[str, float]:
-    """Return the seconds of each stage alone, one thread, over up to `most` blocks."""
-    import s2sr_xr
-    from s2sr_xr.block import do_block
-    from s2sr_xr.lazy import Graph, call_of
-    from s2sr_xr.predict import torch_threads
-    from s2sr_xr.store import REFLECTANCE, create, encode
-
-    ten = s2sr_xr.open_stac(item).s2sr.upsample(model)
-    job = call_of(ten.B05.data)[0].job
-    graph = Graph(job)
-    target = create(out, ten, block=job.blocks.size, mode="w")
-    took = dict.fromkeys(("read", "predict", "encode", "write"), 0.0)
-
-    class Kept:
-        def __init__(self, image, box):
-            self.image, self.box = image, box
-
-        def read(self, time, rows, cols):  # noqa: ARG002 - the protocol's
-            top, left = self.box.rows.start, self.box.cols.start
-            return self.image[
-                rows.start - top : rows.stop - top, cols.start - left : cols.stop - left
-            ]
-
-    def timed(stage, function, *args):
+    @functools.wraps(function)
+    def run(*args, **options):
         begun = time.perf_counter()
-        result = function(*args)
-        took[stage] += time.perf_counter() - begun
-        return result
+        try:
+            return function(*args, **options)
+        finally:
+            with LOCK:
+                SPENT[stage] += time.perf_counter() - begun
 
-    for n, (i, j, box) in enumerate(job.blocks):
-        if n == most:
-            break
-        kept = {}
+    return run
+
+
+def watch() -> None:
+    """Time the stages of every block of this process, and import what they need."""
+    warm()
+    from s2sr_xr import block, lazy
+    from s2sr_xr.readers.source import BandSource
+    from s2sr_xr.store.target import Target, Variable
+
+    for owner, name, stage in (
+        (BandSource, "read", "read"),
+        (block, "predict", "predict"),
+        (Variable, "to_disk", "encode"),
+        (Target, "write", "write"),
+        (lazy, "_write_block", "block"),
+    ):
+        setattr(owner, name, timed(stage, getattr(owner, name)))
+
+
+def spent() -> dict[str, float]:
+    """Return the seconds of each stage in this process so far, and its peak memory."""
+    return dict(SPENT) | {"peak_bytes": peak()}
+
+
+def shares(took: Counter[str], lanes: float) -> dict[str, float]:
+    """Return the share of `lanes` thread seconds that each stage took."""
+    found = {s: took[s] for s in STAGES}
+    found["write"] -= took["encode"]  # writing encodes too
+    found["other"] = took["block"] - sum(found.values())
+    found["waiting"] = lanes - took["block"]
+    return {stage: round(s / lanes, 3) for stage, s in found.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What is made of which item."""
+
+    item: str
+    """Its JSON file."""
+
+    model: str
+    """Name, family, or a file of weights."""
+
+    precision: str = "float32"
+    """Arithmetic of the networks."""
+
+    device: str = "auto"
+    """Where they run."""
+
+    block: int = 2196
+    """Side of a block that is asked for, in 10 m pixels."""
+
+    def lazily(self):
+        """Return the lazy result, and the job that makes it."""
+        import s2sr_xr
+        from s2sr_xr.lazy import call_behind
+
+        tree = s2sr_xr.open_stac(self.item, chunks=self.block)
+        ds = finer(tree, self.model, self.precision, self.device)
+        return ds, call_behind(ds)[0].job
+
+
+def run(what: dict, out: str, workers: int, threads: int) -> dict[str, object]:
+    """Make an item finer into a Zarr store; return time, shares and memory."""
+    import dask
+    from distributed import Client, LocalCluster
+
+    import s2sr_xr
+
+    watch()
+    each = max(threads // max(workers, 1), 1)
+    lanes = each * max(workers, 1)
+    with contextlib.ExitStack() as stack:
+        client = None
+        if workers:
+            cluster = stack.enter_context(
+                LocalCluster(
+                    n_workers=workers,
+                    threads_per_worker=each,
+                    dashboard_address=None,
+                )
+            )
+            client = stack.enter_context(Client(cluster))
+            client.run(watch)
+        else:
+            options = {"scheduler": "threads", "num_workers": threads}
+            stack.enter_context(dask.config.set(**options))
+        begun = time.perf_counter()
+        ds, _ = Work(**what).lazily()
+        built = time.perf_counter() - begun
+        ds.s2sr.to_zarr(out, mode="w")
+        wall = time.perf_counter() - begun
+        told = list(client.run(spent).values()) if client else []
+    took = Counter(SPENT)
+    for one in told:
+        took.update({stage: s for stage, s in one.items() if stage != "peak_bytes"})
+    pixels = ds.sizes["y"] * ds.sizes["x"]
+    promise = s2sr_xr.plan(ds, threads=each)
+    return {
+        "wall_s": round(wall, 3),
+        "build_s": round(built, 3),
+        "mpx_s": round(pixels / wall / 1e6, 4),
+        "band_mpx_s": round(pixels * len(ds.data_vars) / wall / 1e6, 4),
+        "shares": shares(took, lanes * wall),
+        "peak_bytes": peak() + sum(one["peak_bytes"] for one in told),
+        "worker_peak_bytes": max((o["peak_bytes"] for o in told), default=peak()),
+        "promised_bytes": promise.memory,
+        "tasks": promise.tasks,
+        "blocks": promise.blocks,
+        "stored_bytes": sum(
+            f.stat().st_size for f in Path(out).rglob("*") if f.is_file()
+        ),
+    }
+
+
+def engine(what: dict, threads: int, rounds: int = 3) -> dict[str, object]:
+    """Return the megapixels a second of the networks alone, one tile after another."""
+    from s2sr_xr.predict import predict, torch_threads
+
+    _, job = Work(**what).lazily()
+    per_pixel = 0.0
+    with torch_threads(threads):
+        for p in job.task.passes:
+            network, device, _ = p.predictor.load()
+            images = stacks(p.spec, p.tile)
+
+            def one(p=p, network=network, images=images, device=device):
+                predict(network, p.spec, images, tile=p.tile, device=device)
+
+            one()  # warms up
+            per_cell = p.spec.output.per_cell
+            pixels = p.tile[0] * p.tile[1] * per_cell**2
+            per_pixel += min(seconds(one) for _ in range(rounds)) / pixels
+    return {"mpx_s": round(1 / per_pixel / 1e6, 4)}
+
+
+class Kept:
+    """Pixels of a window that are read already."""
+
+    def __init__(self, image, box):
+        self.image, self.box = image, box
+
+    def read(self, time, rows, cols):  # noqa: ARG002 - the protocol's
+        """Return a part of them."""
+        top, left = self.box.rows.start, self.box.cols.start
+        return self.image[
+            rows.start - top : rows.stop - top, cols.start - left : cols.stop - left
+        ]
+
+
+def alone(what: dict, out: str, threads: int, most: int) -> dict[str, object]:
+    """Return the seconds of reading, predicting and writing, each alone on `threads`.
+
+    Over up to `most` blocks. Of each shape of block one is predicted and written again
+    and again, so that memory holds no scene.
+    """
+    from s2sr_xr.block import do_block
+    from s2sr_xr.lazy import Graph
+    from s2sr_xr.store import create
+
+    ds, job = Work(**what).lazily()
+    sources = Graph(job).pixels
+    blocks = list(job.blocks)[:most]
+
+    def read(box):
+        found = {}
         for band, window in job.task.reads(box).items():
             rows, cols = window.slices
-            kept[band] = Kept(
-                timed("read", graph.pixels[band].read, 0, rows, cols), window
-            )
-        with torch_threads(1):
-            made = timed("predict", do_block, job.task, box, 0, kept)
-        bands = [v for name, v in made.items() if name != "quality"]
-        timed("encode", lambda bands=bands: [encode(v, REFLECTANCE) for v in bands])
-        timed("write", target.write, (0, i, j), made)
-    took["write"] -= took["encode"]  # writing encodes too
-    return took | {"blocks": n + (n < most)}
+            found[band] = Kept(sources[band].read(0, rows, cols), window)
+        return found
+
+    firsts = {box.shape: box for _, _, box in reversed(blocks)}
+    kept = {shape: read(box) for shape, box in firsts.items()}
+
+    def predict(block):
+        shape = block[2].shape
+        return do_block(job.task, firsts[shape], 0, kept[shape])
+
+    made = {s: predict((0, 0, box)) for s, box in firsts.items()}  # warms up
+    target = create(out, ds, block=job.blocks.size, mode="w")
+
+    def write(block):
+        i, j, box = block
+        target.write((0, i, j), made[box.shape])
+
+    with ThreadPoolExecutor(threads) as pool:
+
+        def over(work):
+            return round(seconds(lambda: list(pool.map(work, blocks))), 3)
+
+        took = {
+            "read": over(lambda block: read(block[2]) and None),
+            "predict": over(lambda block: predict(block) and None),
+            "write": over(write),
+        }
+    return {"alone_s": took, "alone_blocks": len(blocks)}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(arguments: list[str] | None = None) -> list[dict[str, object]]:
+    """Print one JSON line for each number of workers."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    cores = len(os.sched_getaffinity(0))
     parser.add_argument("--size", type=int, default=10980)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=cores)
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--model", default="bicubic")
+    parser.add_argument("--precision", default="float32")
     parser.add_argument("--folder", type=Path, help="keep the product here")
-    parser.add_argument("--blocks", type=int, default=4, help="blocks for the stages")
-    args = parser.parse_args()
+    parser.add_argument("--alone", type=int, default=4, help="blocks of stages alone")
+    parser.add_argument("--block", type=int, default=2196, help="10 m pixels")
+    parser.add_argument("--tile", type=int, help="cells; the card's if none")
+    args = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as scratch:
-        folder = args.folder or Path(scratch)
-        item = str(product(folder, args.size))
-        out = str(Path(scratch) / "out.zarr")
-        here = str(Path(__file__).parent)
-        child = [sys.executable, "-c", CHILD, here, item, out]
-        done = subprocess.run(
-            [*child, str(args.threads), args.model], check=True, stdout=subprocess.PIPE
-        )
-        found = json.loads(done.stdout)
-        took = stages(item, out, args.model, args.blocks)
-    blocks = took.pop("blocks")
-    total = sum(took.values())
-    mp = found["pixels"] * found["variables"] / 1e6
-    wall, stored = found["wall_s"], found["stored_bytes"] / 1e9
-    shares = ", ".join(f"{k} {v / total:.0%} ({v:.1f} s)" for k, v in took.items())
-    print(f"{args.size} px, {args.model}, {args.threads} threads, {platform.machine()}")
-    print(f"wall {wall:.1f} s, of which graph {found['build_s']:.2f} s")
-    print(f"{found['tasks']} tasks for {found['blocks']} blocks")
-    print(f"{mp / wall:.0f} band-megapixels a second, {stored:.2f} GB stored")
-    print(f"peak memory {found['peak_bytes'] / 2**30:.2f} GiB")
-    print(f"stages alone, one thread, {blocks} blocks: {shares}")
-    facts = {"size": args.size, "threads": args.threads, "model": args.model}
-    print(json.dumps(found | facts | {"stages_s": took, "stage_blocks": blocks}))
+        what = {
+            "item": str(product(args.folder or Path(scratch), args.size)),
+            "model": weights(args.model, Path(scratch), tile=args.tile),
+            "precision": args.precision,
+            "device": "cpu",
+            "block": args.block,
+        }
+        out, threads = str(Path(scratch) / "out.zarr"), args.threads
+        rates = [child("scene.engine", what, threads)["mpx_s"]]
+        rows = [child("scene.run", what, out, n, threads) for n in args.workers]
+        rates.append(child("scene.engine", what, threads)["mpx_s"])
+        stages = child("scene.alone", what, out, threads, args.alone)
+        del stages["peak_bytes"]
+    told = {"size": args.size, "model": args.model, "precision": args.precision}
+    told |= {"threads": threads, "engine_mpx_s": max(rates)}
+    found = []
+    for workers, row in zip(args.workers, rows, strict=True):
+        over = {"workers": workers, "of_engine": round(row["mpx_s"] / max(rates), 3)}
+        found.append(tell("scene", told | over | row | stages))
+    return found
 
 
 if __name__ == "__main__":

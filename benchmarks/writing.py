@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import runpy
 import shutil
 import tempfile
@@ -27,6 +26,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 import zarr
+from common import tell
 
 from s2sr_xr.store import create
 
@@ -125,16 +125,16 @@ def main():
             took.append({name: runs[name]() for name in order})
             shutil.rmtree(f"{folder}/a")
     size = sum(v.nbytes for v in ds.values())
-    print(
-        f"{size / 1e6:.0f} MB of codes, {args.layout}, {args.threads} threads; "
-        f"{platform.machine()}, {os.cpu_count()} cores, zarr {zarr.__version__}"
-    )
+    row = {"layout": args.layout, "threads": args.threads, "megabytes": size / 1e6}
     for name in ("plain", "ours"):
-        print(f"{name:6s} {size / min(t[name][0] for t in took) / 1e6:6.0f} MB/s")
+        row[f"{name}_mb_s"] = size / min(t[name][0] for t in took) / 1e6
+        print(f"{name:6s} {row[f'{name}_mb_s']:6.0f} MB/s")
     for n, name in enumerate(("time", "CPU")):
         ratio = [t["plain"][n] / t["ours"][n] for t in took]
         low, high = min(ratio), max(ratio)
+        row[f"ratio_{name.lower()}"] = float(np.median(ratio))
         print(f"ratio by {name} {np.median(ratio):.2f} ({low:.2f} to {high:.2f})")
+    tell("writing", row)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,122 @@
+"""Each benchmark runs at toy size, and tells what its question asks for."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+FACTS = {"benchmark", "commit", "date", "machine", "cores", "versions"}
+ALONE = ["--threads", "1"]
+SMALL = ["--tile", "10", *ALONE]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Keep the made-up products: those of 120 px serve several benchmarks."""
+    return tmp_path_factory.mktemp("products")
+
+
+def told(name, *options):
+    """Run a benchmark; return what it said, and its JSON lines."""
+    command = [sys.executable, FOLDER / f"{name}.py", *map(str, options)]
+    done = subprocess.run(
+        command,
+        check=False,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    rows = [json.loads(line) for line in lines if line.startswith("{")]
+    assert all(set(row) >= FACTS for row in rows)
+    return done.stdout, rows
+
+
+def test_engine_compares_with_products_a_peer_and_a_worker():
+    options = ["--model", "dsen2-20m", "--tiles", 6, "--rounds", 1, *ALONE]
+    _, rows = told("engine", *options, "--precision", "float32", "--peer", "--cluster")
+    by_place = {r["where"]: r for r in rows if r["run"] == "float32"}
+    assert list(by_place) == ["process", "a worker", "all workers"]
+    assert by_place["process"]["over_onnxruntime"] > 0
+    for row in by_place.values():
+        ratio = row["useful_gflops"] / by_place["process"]["useful_gflops"]
+        assert row.get("over_process", 1) == pytest.approx(ratio, rel=0.01)
+
+
+STAGES = ["read", "predict", "encode", "write", "other", "waiting"]
+
+
+def test_scene_tells_shares_of_all_threads_and_of_the_engine(folder):
+    options = ["--size", 120, "--model", "carn-s", "--block", 60, *SMALL]
+    _, (row,) = told("scene", *options, "--workers", 1, "--folder", folder)
+    assert list(row["shares"]) == STAGES
+    assert sum(row["shares"].values()) == pytest.approx(1, abs=0.01)
+    assert all(row["shares"][s] > 0 for s in ("read", "predict", "write"))
+    ratio = row["mpx_s"] / row["engine_mpx_s"]
+    assert row["of_engine"] == pytest.approx(ratio, rel=0.1, abs=1e-3)
+    assert (row["blocks"], row["alone_blocks"]) == (4, 4)
+    assert row["peak_bytes"] > 100e6
+
+
+def test_peers_make_the_same_pixels(folder):
+    options = ["--size", 60, "--side", 80, "--rounds", 1, *SMALL]
+    options += ["--model", "dsen2-20m", "carn", "--precision", "float32"]
+    _, rows = told("peers", *options, "--folder", folder)
+    assert [r["run"] for r in rows] == ["ours float32", "loop"] * 2
+    for mine, loop in zip(rows[::2], rows[1::2], strict=True):
+        # Both are rounded to counts.
+        assert mine["apart_counts"] <= 1.01
+        assert mine["compared"] > 0.5
+        assert loop["over_loop"] == 1
+        assert min(mine["peak_bytes"], loop["peak_bytes"]) > 100e6
+
+
+def test_graph_has_a_task_a_block():
+    said, rows = told("graph", "--blocks", 1, 16)
+    assert [r["tasks"] - r["blocks"] for r in rows] == [1, 1]
+    assert all(r["scheduler_ms_a_block"] > 0 for r in rows)
+    assert "graph_bytes_a_block: times" in said
+
+
+def test_scaling_cuts_as_many_blocks_as_it_says(folder):
+    options = ["--blocks", 1, 4, "--block", 60, "--model", "carn-s", *SMALL]
+    said, rows = told("scaling", *options, "--folder", folder)
+    assert [r["blocks"] for r in rows] == [1, 4]
+    assert rows[1]["mpx"] == 4 * rows[0]["mpx"]
+    assert "s_mpx" in said
+
+
+def test_gpu_runs_on_a_cpu(folder):
+    options = ["--device", "cpu", "--size", 120, "--side", 2, "--rounds", 1, *SMALL]
+    options += ["--batch", 2, "--model", "carn-s", "--whole", "carn-s"]
+    _, rows = told("gpu", *options, "--folder", folder)
+    parts = [row["part"] for row in rows]
+    assert sorted(parts) == ["engine", "engine", "room", "tile"]
+    by_part = dict(zip(parts, rows, strict=True))
+    assert 0 < by_part["engine"]["apart_rms_counts"] < 10
+    assert by_part["room"]["apart"] == 0
+    assert by_part["tile"]["over_slowest"] > 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_gpu_says_when_there_is_none():
+    said, rows = told("gpu")
+    assert said.startswith("no CUDA device")
+    assert rows == []
+
+
+def test_peak_memory_is_of_the_child_alone(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    import common
+
+    mine = np.ones(400 << 20, np.uint8)
+    found = common.child("common.facts")
+    assert found["versions"]["numpy"] == np.__version__
+    assert 0 < found["peak_bytes"] < mine.nbytes
