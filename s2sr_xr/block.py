@@ -12,25 +12,33 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from s2sr_xr import nodata
+from s2sr_xr import lanes, nodata
 from s2sr_xr.bands import BANDS
 from s2sr_xr.errors import RadiometryError
-from s2sr_xr.predict import predict, torch_threads
+from s2sr_xr.predict import predict, resolve, torch_threads
 from s2sr_xr.tiling import CORRECTION, REACH, Box, mirror, mirrored_source
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from numpy.typing import NDArray
 
     from s2sr_xr.models.spec import ModelSpec
     from s2sr_xr.predict import Predictor
 
-__all__ = ["BlockTask", "Pass", "Pixels", "do_block"]
+__all__ = ["BlockTask", "Pass", "Pixels", "do_block", "on_gpu", "turn"]
 
 QUALITY = "quality"
 """Name of the variable of flags."""
 
+
+COPIES = 3
+"""How often what a block reads is in memory at once: as decoded, as reflectance, and
+stacked with its no-data filled."""
+
+MADE = 2
+"""How often what a block makes is: as the network gives it, and band by band."""
 
 DARK = -0.02
 """Reflectance that no scene has much of. Of 27 real scenes none has 1 % of any band
@@ -166,14 +174,13 @@ class Pass:
     def _predict(
         self, stacks: list[NDArray[np.float32]], batch: int | None
     ) -> NDArray[np.float32]:
-        run, device, lock = self.predictor.load()
+        run, device, _ = self.predictor.load()
         if self.consistent:
             from s2sr_xr.consistency import Consistent
 
             inner = self.spec.margin - CORRECTION
             run = Consistent(run, replace(self.spec, margin=inner))
-        # One network at a time on a GPU; on the CPU every thread runs its own tiles.
-        with lock if device != "cpu" else contextlib.nullcontext():
+        with lanes.on(device):
             return predict(
                 run, self.spec, stacks, tile=self.tile, batch=batch, device=device
             )
@@ -228,6 +235,40 @@ class BlockTask:
             window = _to_native(block, band, self.res)
             windows[band] = windows.get(band, window).union(window)
         return windows
+
+    def held(self, block: Box) -> int:
+        """Return the bytes that `block` (in output pixels) takes at most while in work.
+
+        Those of the network itself are left out.
+        """
+        read = sum(w.shape[0] * w.shape[1] for w in self.reads(block).values())
+        pixels = block.shape[0] * block.shape[1]
+        made = sum(len(p.spec.channels) for p in self.passes)
+        return 4 * (COPIES * read + pixels * (MADE * made + len(self.names)))
+
+
+def on_gpu(tasks: Iterable[BlockTask]) -> bool:
+    """Tell whether networks run on a GPU; a device with a name need not be here."""
+    named = {p.predictor.device for task in tasks for p in task.passes}
+    return any((resolve(d) if d == "auto" else d) != "cpu" for d in named)
+
+
+def turn(tasks: Sequence[BlockTask], block: Box) -> AbstractContextManager[None]:
+    """Wait, where threads feed a GPU, until a block fits into memory beside others.
+
+    On the CPU each thread has its block, and their number is the bound.
+
+    Parameters
+    ----------
+    tasks
+        What is computed of the block before it is written.
+    block
+        Which pixels of the output.
+    """
+    if not on_gpu(tasks):
+        return contextlib.nullcontext()
+    size = sum(task.held(block) for task in tasks)
+    return lanes.HOST.hold(size, lanes.allowance())
 
 
 def _to_native(block: Box, band: str, res: float) -> Box:

@@ -288,7 +288,7 @@ def _job(scene: Scene, task: BlockTask, grid: Grid) -> Job:
         (p.tile[0] * p.spec.output.per_cell, p.tile[1] * p.spec.output.per_cell)
         for p in task.passes
     ]
-    size = block_size(tiles, grid.shape, _proposed(scene, grid), grid.res)
+    size = block_size(tiles, grid.shape, _proposed(scene, grid))
     planes = {**scene.planes, **scene.flags}
     whole = Job(
         task=task, planes=planes, times=scene.times, blocks=Blocks(grid.shape, size)
@@ -300,7 +300,7 @@ def _proposed(scene: Scene, grid: Grid) -> tuple[int, int]:
     """Return the block that the source's chunks propose, in output pixels."""
     chunked = [p for p in scene.planes.values() if p.variable.chunks is not None]
     if not chunked:
-        return round(BLOCK / grid.res), round(BLOCK / grid.res)
+        return BLOCK, BLOCK
     finest = min(chunked, key=lambda p: p.grid.res)
     factor = finest.grid.res / grid.res
     *_, rows, cols = finest.variable.chunks or ()

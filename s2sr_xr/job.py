@@ -33,9 +33,9 @@ __all__ = [
     "sample",
 ]
 
-BLOCK = 21_960
-"""Side of a block in metres, where the source does not propose another: six tiles of
-366 px at 10 m. A product is 5 x 5 of them."""
+BLOCK = 2196
+"""Most pixels along the side of a block of output: at 10 m six tiles of 366, of which a
+product has 5 x 5. In pixels, as it is pixels that take memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,19 +102,18 @@ def block_size(
     tiles: Sequence[tuple[int, int]],
     shape: tuple[int, int],
     proposed: tuple[int, int],
-    res: float,
 ) -> tuple[int, int]:
-    """Return the sides of a block: whole tiles near `proposed`, at most `BLOCK` metres.
+    """Return the sides of a block: whole tiles near `proposed`, at most `BLOCK`.
 
-    `tiles`, `shape` and `proposed` are rows and columns of pixels of `res` metres.
+    `tiles`, `shape` and `proposed` are rows and columns of output pixels.
 
-    >>> block_size([(366, 366)], (10980, 10980), (2048, 10980), res=10)
+    >>> block_size([(366, 366)], (10980, 10980), (2048, 10980))
     (2196, 2196)
     """
     sides = []
     for tile, n, wish in zip(zip(*tiles, strict=True), shape, proposed, strict=True):
         unit = math.lcm(*tile)
-        most = max(int(BLOCK / res) // unit, 1)
+        most = max(BLOCK // unit, 1)
         side = min(max(round(wish / unit), 1), most) * unit
         sides.append(min(side, n))
     rows, cols = sides

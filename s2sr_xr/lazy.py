@@ -11,11 +11,12 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import accumulate, product
 from typing import TYPE_CHECKING, Any
 
+import dask
 import dask.array as da
 import numpy as np
 from dask._task_spec import List, Task, TaskRef
@@ -23,7 +24,8 @@ from dask.base import tokenize
 from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 
-from s2sr_xr.block import do_block
+from s2sr_xr import lanes
+from s2sr_xr.block import do_block, on_gpu, turn
 from s2sr_xr.errors import ChunkError
 from s2sr_xr.job import Blocks, Job, dtype_of, sample
 from s2sr_xr.readers.source import source_of
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
     from s2sr_xr.block import BlockTask, Pixels
     from s2sr_xr.store import Index, Record, Target
 
-__all__ = ["Call", "arrays", "call_behind", "call_of", "run_block", "write"]
+__all__ = ["Call", "arrays", "call_behind", "call_of", "feeding", "run_block", "write"]
 
 
 @dataclass(slots=True)
@@ -277,6 +279,22 @@ def call_behind(ds: xr.Dataset) -> tuple[Call, set[str]] | None:
     return made[0][0], {variable for _, variable in made}
 
 
+@contextmanager
+def feeding(ds: xr.Dataset) -> Iterator[None]:
+    """Let Dask's threads be as many as keep the device busy that makes a result.
+
+    Only where a GPU asks for more than there are cores, and nobody has set a number; a
+    cluster has its own.
+    """
+    found = [call_of(v.data) for v in ds.data_vars.values() if v.chunks]
+    gpu = on_gpu(f[0].job.task for f in found if f is not None)
+    count = lanes.threads("gpu" if gpu else "cpu")
+    said = dask.config.get("num_workers", None) or dask.config.get("pool", None)
+    enough = said or count <= lanes.cores()
+    with dask.config.set({} if enough else {"num_workers": count}):
+        yield
+
+
 def arrays(job: Job) -> dict[str, da.Array]:
     """Return the variables a job makes, as Dask arrays with one task a block.
 
@@ -419,7 +437,8 @@ def _write_block(
     parts: Sequence[_Part],
     chunks: Sequence[NDArray[Any]],
 ) -> Record:
-    with _lease(place.target, leased=place.leased):
+    tasks = [task for task, *_ in runs]
+    with _lease(place.target, leased=place.leased), turn(tasks, place.box):
         results = [run_block(*args) for args in runs]
         values = {name: results[n][variable] for name, (n, variable) in made.items()}
         for part, chunk in zip(parts, chunks, strict=True):

@@ -95,10 +95,12 @@ def to_zarr(
         if todo == [] and target.is_complete:
             _LOG.info("%s is complete; nothing is left to write", target.store)
         elif _is_lazy(ds):
-            from s2sr_xr.lazy import write
+            from s2sr_xr.lazy import feeding, write
 
             times = ds.sizes.get("time")
-            write(ds, target, blocks, times, todo=_set(todo), leased=True).compute()
+            work = write(ds, target, blocks, times, todo=_set(todo), leased=True)
+            with feeding(ds):
+                work.compute()
         else:
             _write_loaded(ds, target, todo)
     return None
@@ -157,9 +159,7 @@ def _blocks(ds: xr.Dataset) -> Blocks:
 
             if found := call_of(array.data):
                 return found[0].job.blocks
-    res = abs(float(ds.x[1] - ds.x[0])) if shape[1] > 1 else 10.0
-    side = round(BLOCK / res)
-    return Blocks(shape, (min(side, shape[0]), min(side, shape[1])))
+    return Blocks(shape, (min(BLOCK, shape[0]), min(BLOCK, shape[1])))
 
 
 def _write_loaded(

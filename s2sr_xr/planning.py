@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import os
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from s2sr_xr import lanes
+from s2sr_xr.block import on_gpu
 from s2sr_xr.errors import GridError
 from s2sr_xr.job import dtype_of
+from s2sr_xr.readers.cache import budget
+from s2sr_xr.readers.source import source_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -21,13 +25,6 @@ __all__ = ["Plan", "plan"]
 
 PROCESS = 600 << 20
 """Bytes of a process that has loaded torch, GDAL, dask and zarr, and done nothing."""
-
-COPIES = 3
-"""How often what a block reads is in memory at once: as decoded, as reflectance, and
-stacked with its no-data filled."""
-
-MADE = 2
-"""How often what a block makes is: as the network gives it, and band by band."""
 
 NETWORK = 2
 """How much more than its tensors a network takes: kernels reorder what they get."""
@@ -62,7 +59,9 @@ class Plan:
     """Pixels that are written: 2 bytes a band, 1 byte of flags."""
 
     memory: int
-    """Bytes that one worker process holds at most, with `threads` blocks in work."""
+    """Bytes that one worker process holds at most, with `threads` blocks in work, and
+    the decoded blocks of images that it keeps. What lies on a GPU is not counted; more
+    threads that feed one wait for room in half of the memory."""
 
     threads: int
     """Blocks that a worker computes at once."""
@@ -92,7 +91,7 @@ def plan(ds: xr.Dataset, *, threads: int | None = None) -> Plan:
         variables.
     threads
         Blocks that one worker process computes at once; None: the processors that this
-        process may use, as Dask's threads.
+        process may use, as Dask's threads; three at least where they feed a GPU.
 
     Returns
     -------
@@ -107,7 +106,7 @@ def plan(ds: xr.Dataset, *, threads: int | None = None) -> Plan:
     job = _job(ds)
     costs = [_cost(p) for p in job.task.passes]
     flops = useful = bytes_in = 0
-    most = 0.0
+    most = 0
     for _, _, box in job.blocks:
         for p, cost in zip(job.task.passes, costs, strict=True):
             tiles = p.tiles(box)
@@ -116,12 +115,12 @@ def plan(ds: xr.Dataset, *, threads: int | None = None) -> Plan:
             useful += cost.useful * cells.shape[0] * cells.shape[1]
         read = sum(w.shape[0] * w.shape[1] for w in job.task.reads(box).values())
         bytes_in += 2 * read
-        most = max(most, _block_bytes(job, box, read, costs))
+        most = max(most, job.task.held(box))
     rows, cols = job.blocks.shape
     blocks = sum(1 for _ in job.blocks)
     per_pixel = sum(1 if dtype_of(n).__name__ == "uint8" else 2 for n in job.task.names)
     weights = sum(c.weights for c in costs)
-    count = len(os.sched_getaffinity(0)) if threads is None else threads
+    count, blocks_held = _in_work(job, most, costs, threads)
     return Plan(
         pixels=rows * cols * job.steps,
         variables=len(job.task.names),
@@ -131,7 +130,7 @@ def plan(ds: xr.Dataset, *, threads: int | None = None) -> Plan:
         useful=useful * job.steps,
         bytes_in=bytes_in * job.steps,
         bytes_out=per_pixel * rows * cols * job.steps,
-        memory=round(PROCESS + 2 * weights + count * most),
+        memory=round(PROCESS + 2 * weights + _decoded(job) + blocks_held),
         threads=count,
     )
 
@@ -167,10 +166,22 @@ def _count(tiles: Box, tile: tuple[int, int]) -> int:
     return rows * cols
 
 
-def _block_bytes(job: Job, box: Box, read: int, costs: list[Cost]) -> float:
-    """Return the bytes of one block in work."""
-    pixels = box.shape[0] * box.shape[1]
-    made = pixels * sum(4 * len(p.spec.channels) for p in job.task.passes)
-    written = pixels * 4 * len(job.task.names)
+def _in_work(
+    job: Job, most: int, costs: list[Cost], threads: int | None
+) -> tuple[int, float]:
+    """Return how many blocks are in work at once, and the bytes that all of them take.
+
+    `most` are those of the largest, without its network.
+    """
+    gpu = on_gpu([job.task])
+    count = lanes.threads("gpu" if gpu else "cpu") if threads is None else threads
+    if gpu:
+        return count, min(count * most, max(most, lanes.allowance()))
     tiles = max((c.activations for c in costs), default=0)
-    return COPIES * 4 * read + MADE * made + written + NETWORK * tiles
+    return count, count * (most + NETWORK * tiles)
+
+
+def _decoded(job: Job) -> int:
+    """Return the bytes of decoded blocks of our readers that are kept for others."""
+    sources = [source_of(p.variable) for p in job.planes.values()]
+    return min(budget(), sum(2 * math.prod(s.shape) for s in sources if s is not None))

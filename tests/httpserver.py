@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import re
 import threading
+import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -93,6 +94,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Type", of)
         self.send_header("Content-Length", str(len(body) if length is None else length))
         self.send_header("Accept-Ranges", "bytes")
+        if self.server.place.tags:
+            whole = self.server.place.files[self.path.split("?")[0].lstrip("/")]
+            self.send_header("ETag", f'"{zlib.crc32(whole):08x}"')
         if span:
             self.send_header("Content-Range", span)
         self.end_headers()
@@ -108,10 +112,10 @@ class Quiet(http.server.ThreadingHTTPServer):
 
 
 class Place:
-    """A running server of named files, to use in a ``with``."""
+    """A running server of named files, to use in a ``with``; with entity `tags`."""
 
-    def __init__(self, files: Mapping[str, bytes]):
-        self.files = dict(files)
+    def __init__(self, files: Mapping[str, bytes], *, tags: bool = False):
+        self.files, self.tags = dict(files), tags
         self.fault: Fault | None = None
         self.struck = 0
         self.log: list[tuple] = []

@@ -747,15 +747,22 @@ def test_a_small_window_of_a_large_cog_costs_little(tmp_path):
                 [s for s in spans if s and not s.startswith("bytes=0-")]
             )
             told.append((len(own), requests, extra, round(sent / sum(own), 2)))
-    assert all(extra <= 2 and ratio <= 3 for _, _, extra, ratio in told), told
+    # Which bytes these are, a HEAD, and the header.
+    assert all(extra <= 3 and ratio <= 3 for _, _, extra, ratio in told), told
     assert all(ratio <= 1.6 for *_, ratio in told), told  # 1.1 to 1.3 when written
 
 
 @pytest.mark.parametrize(
-    ("suffix", "block", "most"), [("tif", 128, 1.6), ("jp2", 256, 7.5)]
+    ("suffix", "block", "tags", "most"),
+    [
+        ("tif", 128, False, 1.6),
+        ("tif", 128, True, 1.15),
+        ("jp2", 256, False, 7.5),
+        ("jp2", 256, True, 2.2),
+    ],
 )
 def test_reading_a_tile_block_by_block_costs_what_overlaps(
-    tmp_path, suffix, block, most
+    tmp_path, suffix, block, tags, most
 ):
     """A tile in a quarter of its size: 2745 px for 10980, in 25 windows of 549 px.
 
@@ -763,13 +770,14 @@ def test_reading_a_tile_block_by_block_costs_what_overlaps(
     1024 px in JPEG 2000: (26 / 22)^2 = 1.40 and (15 / 11)^2 = 1.86 times the bytes. A
     whole tile took 1.42 times as a COG of 157 MB (182 requests), and 3.6 times as a
     JPEG 2000 file of 117 MB (1738 requests): there GDAL also looks for tiles one by
-    one, and reads ahead. In a small file looking for tiles is most of it.
+    one, and reads ahead. In a small file looking for tiles is most of it. Where the
+    server names its bytes, decoded blocks are kept, and what overlaps comes once.
     """
     n, side, halo = 2745, 549, 6
     path = write_large(tmp_path / f"B04.{suffix}", textured(n), block)
     driver = {"tif": "GTiff", "jp2": "JP2OpenJPEG"}[suffix]
     size = path.stat().st_size
-    with Place({path.name: path.read_bytes()}) as place:
+    with Place({path.name: path.read_bytes()}, tags=tags) as place:
         asset = Asset(item_id="a", band="B04", href=place.url(path.name), driver=driver)
         spans = [
             slice(max(k - halo, 0), min(k + side + halo, n)) for k in range(0, n, side)

@@ -415,7 +415,7 @@ def test_tries_are_counted(place):
         )
     assert info.value.where["tries"] == 3
     probes = [entry for entry in place.log if entry[2] == "bytes=0-0"]
-    assert len(probes) == 3
+    assert len(probes) == 1 + 3  # first, which bytes these are; then a try each
 
 
 def test_the_total_time_bounds_the_tries(place):
@@ -481,7 +481,8 @@ def test_threads_that_read_one_object_do_not_disturb_each_other(place, counts):
         for y, read in enumerate(reads):
             np.testing.assert_array_equal(read, counts[y : y + 9, :9])
     assert time.monotonic() - begun < 10
-    assert len(place.log) <= 3 * 40  # a HEAD, the header, and a block each
+    # Which bytes these are, a HEAD, the header, and a block each.
+    assert len(place.log) <= 4 * 40
 
 
 def test_an_object_that_was_replaced_is_read_anew(files, counts, tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import queue
 import time
@@ -13,16 +12,21 @@ from uuid import uuid4
 
 from s2sr_xr.errors import ModelError, StoreError
 from s2sr_xr.jobs.work import Done, Work, do
+from s2sr_xr.lanes import cores
 
 if TYPE_CHECKING:
     from distributed import Client
 
     from s2sr_xr.store import Index
 
-__all__ = ["ClusterLostError", "Crew", "Threads", "Workers", "cores", "passing"]
+__all__ = ["ClusterLostError", "Crew", "Threads", "Workers", "passing"]
 
 AHEAD = 2
 """Blocks in flight for each thread: one in work, one that waits for it."""
+
+PARTS = 16
+"""Blocks that a worker with one GPU has in work, if it has as many threads: each asks
+for such a part of the resource. One computes while others are read and written."""
 
 PATIENCE = 60.0
 """Seconds to wait for the first worker of a cluster."""
@@ -54,14 +58,6 @@ class Crew(Protocol):
         """Let go of all that is in flight, or wait for it."""
 
 
-def cores() -> int:
-    """Return the processors that this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on Linux
-        return os.cpu_count() or 1
-
-
 class _Ended:
     """Futures in the order in which they end."""
 
@@ -81,7 +77,7 @@ class _Ended:
 
 
 class Threads:
-    """Threads of this process, one a core; torch has one thread in each."""
+    """Threads of this process, one a core by default; torch has one thread in each."""
 
     def __init__(self, count: int | None = None) -> None:
         self.count = count or cores()
@@ -123,7 +119,7 @@ class Workers:
 
     def __init__(self, client: Client, *, gpu: bool) -> None:
         self.client = client
-        self.resources = {"GPU": 1} if gpu else None
+        self.resources = {"GPU": 1 / PARTS} if gpu else None
         self._run = uuid4().hex[:8]
         self._count = 0
         self._ended = _Ended()
@@ -133,17 +129,21 @@ class Workers:
             raise ModelError(
                 f'device="cuda" needs workers with the resource GPU, and none of the '
                 f"{len(found)} workers of {_address(client)} has it. Start them with "
-                '--resources "GPU=1" (dask worker) or resources={"GPU": 1}, one thread '
-                'each, or use device="auto".'
+                '--resources "GPU=1" (dask worker) or resources={"GPU": 1}, with a '
+                "thread for each core that may read and write for it, or use "
+                'device="auto".'
             )
-        self._gpus = sum(int(w["resources"].get("GPU", 0)) for w in found.values())
+        self._feeders: int = sum(
+            min(int(w["threads"]), round(PARTS * w["resources"].get("GPU", 0)))
+            for w in found.values()
+        )
         self._threads = sum(int(w["threads"]) for w in found.values())
         self._asked = self._seen = time.monotonic()
 
     def room(self) -> int:
         """Return how many blocks may be in flight: workers come and go."""
         if self.resources:
-            return AHEAD * self._gpus
+            return AHEAD * self._feeders
         if time.monotonic() - self._asked > 5 and self.client.status == "running":
             try:
                 self._threads = sum(self.client.nthreads().values())

@@ -167,7 +167,9 @@ def batch(  # noqa: PLR0913 - what a night's job is made of, all by name
         resource GPU.
     client
         A `distributed.Client`, whose workers see `out` and the items; None: threads of
-        this process, one a core.
+        this process, one a core, three at least for a GPU: they read and write blocks
+        while it computes others. For the same reason give workers with a GPU as many
+        threads as there are cores for each.
     block
         Side of a block in 10 m pixels, a multiple of 6.
     resume
@@ -262,10 +264,10 @@ def crew(client: Client | None, device: str) -> Iterator[Crew]:
     if client is not None:
         yield Workers(client, gpu=device.startswith("cuda"))
         return
+    from s2sr_xr.lanes import threads
     from s2sr_xr.predict import resolve
 
-    resolve(device)
-    yield Threads()
+    yield Threads(threads(resolve(device)))
 
 
 def _store(out: str | Path, item: str) -> str:

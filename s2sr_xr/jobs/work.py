@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from s2sr_xr.block import do_block
+from s2sr_xr.block import do_block, turn
 from s2sr_xr.errors import GridError
 from s2sr_xr.readers.source import source_of
 
@@ -68,8 +68,9 @@ def do(work: Work, index: Index) -> Done:
     record = work.target.written(index)
     if record is None:
         box = work.target.box(index)
-        arrays = do_block(work.task, box, index[0], work.pixels)
-        record = work.target.write(index, arrays)
+        with turn([work.task], box):
+            arrays = do_block(work.task, box, index[0], work.pixels)
+            record = work.target.write(index, arrays)
     return Done(state=record.state, stored=sum(record.sizes.values()))
 
 

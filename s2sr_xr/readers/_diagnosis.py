@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http
+import http.client
 import os
 import posixpath
 import re
@@ -21,6 +22,7 @@ __all__ = [
     "ZipMember",
     "account",
     "diagnose",
+    "entity_tag",
     "gdal_name",
     "is_remote",
     "refusal",
@@ -219,6 +221,23 @@ def _ask(href: str, timeout: float) -> Diagnosis:
             remedy="Check the network, and try again",
             passing=True,
         )
+
+
+def entity_tag(href: str, timeout: float) -> str | None:
+    """Return what a server calls the bytes behind a URL now, None where it does not.
+
+    Weak tags, which stay when bytes change a little, are none. Nor is the answer of a
+    server that fails: the read itself will tell.
+    """
+    import urllib.error
+    import urllib.request
+
+    try:
+        with urllib.request.urlopen(_probe(href), timeout=timeout) as answer:  # noqa: S310 - http(s) only
+            tag = answer.headers.get("ETag")
+    except (OSError, ValueError, http.client.HTTPException):
+        return None
+    return tag if tag and not tag.startswith("W/") else None
 
 
 def _probe(href: str) -> Request:

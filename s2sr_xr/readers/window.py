@@ -8,7 +8,9 @@ and its relatives, cannot happen:
 * one decoding thread (`OPTIONS`): then GDAL raises; parallelism is the caller's,
 * a fresh handle and a fresh cache for each try: a failed read leaves zeros in both,
 * the driver is fixed by the catalogue; only plain files and http(s) are opened,
-* the header must say what the catalogue said.
+* the header must say what the catalogue said,
+* blocks that were decoded for another window (`cache`) are of the same bytes, and of a
+  read that succeeded.
 
 Faults that pass are retried; a probe of one byte learns the HTTP status that GDAL
 loses. Bytes damaged inside an intact container cannot be detected.
@@ -26,17 +28,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from s2sr_xr.errors import GridError, ReadError, redact
+from s2sr_xr.readers._blocks import identity, read_direct, read_shared
 from s2sr_xr.readers._diagnosis import (
     account,
     diagnose,
     gdal_name,
+    is_remote,
     refusal,
     without_query,
 )
 from s2sr_xr.readers._sign import SIGNERS, SigningError
+from s2sr_xr.readers.cache import budget
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Hashable, Mapping
 
     from rasterio.crs import CRS
     from rasterio.io import DatasetReader
@@ -206,21 +211,32 @@ def read_window(
     GridError
         The file is not the image that the catalogue describes.
     """
+    limit = budget()
+    if asset.shape is not None:
+        _check_window(rows, cols, asset.shape)
+    # Asked before the image is opened, or old pixels could get the name of new ones.
+    name = identity(_signed(asset), timeout=retry.connect) if limit else None
 
     def pixels(dataset: DatasetReader) -> np.ndarray:
         _check_window(rows, cols, dataset.shape)
         index = asset.index or 1
-        shape = (rows.stop - rows.start, cols.stop - cols.start)
-        # Zeros: should GDAL ever return without filling, no foreign memory shows.
-        counts = np.zeros(shape, dataset.dtypes[index - 1])
-        window = ((rows.start, rows.stop), (cols.start, cols.stop))
-        dataset.read(index, window=window, out=counts)
-        return counts
+        if name is not None:
+            counts = read_shared(dataset, index, rows, cols, name=name, limit=limit)
+            # A local file that was replaced meanwhile gives old and new blocks.
+            if counts is not None and _still(asset, name):
+                return counts
+        return read_direct(dataset, index, rows, cols)
 
-    if asset.shape is not None:
-        _check_window(rows, cols, asset.shape)
     part = f"rows {rows.start}:{rows.stop}, cols {cols.start}:{cols.stop}"
     return _insist(asset, pixels, part, retry)
+
+
+def _still(asset: Asset, name: Hashable) -> bool:
+    """Tell whether a local file is the one that has this identity.
+
+    Of a remote one nobody asks again: a window that GDAL reads may be as mixed.
+    """
+    return is_remote(asset.href) or identity(asset.href, timeout=0) == name
 
 
 def read_header(asset: Asset, *, retry: Retry = RETRY) -> Asset:
