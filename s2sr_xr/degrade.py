@@ -36,6 +36,7 @@ __all__ = [
     "add_noise",
     "block_mean",
     "gaussian_blur",
+    "mirrored",
     "mtf_sigma",
     "psf_downscale",
     "psf_weights",
@@ -91,7 +92,7 @@ def gaussian_blur(x: torch.Tensor, sigma: float) -> torch.Tensor:
     bell = [math.exp(-0.5 * (i / sigma) ** 2) for i in range(-radius, radius + 1)]
     weights = [b / sum(bell) for b in bell]
     for dim in (-2, -1):
-        padded = _mirrored(x, radius, dim)
+        padded = mirrored(x, radius, dim)
         size = x.shape[dim]
         terms = (padded.narrow(dim, i, size) * w for i, w in enumerate(weights))
         x = next(terms)
@@ -382,7 +383,7 @@ def _moved(x: torch.Tensor, by: float, dim: int) -> torch.Tensor:
     weights = _keys(-by - whole)
     # Output i lies at i - by: between i + whole and the next.
     reach = max(abs(whole - 1), abs(whole + 2))
-    padded = _mirrored(x, reach, dim)
+    padded = mirrored(x, reach, dim)
     size = x.shape[dim] + 3
     return _weighed(padded.narrow(dim, reach + whole - 1, size), weights, dim)
 
@@ -483,7 +484,7 @@ def _check_blocks(x: torch.Tensor, factor: int) -> None:
         )
 
 
-def _mirrored(x: torch.Tensor, by: int, dim: int) -> torch.Tensor:
+def mirrored(x: torch.Tensor, by: int, dim: int) -> torch.Tensor:
     """Return `x` with `by` mirrored pixels on both sides along `dim`.
 
     Flips and not an index: the gradient of indexing adds atomically on a GPU.

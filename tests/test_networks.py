@@ -424,7 +424,8 @@ def test_networks_leave_their_input_alone():
 def test_the_number_of_threads_changes_no_bit(name, cells):
     spec, build = MODELS[name]
     network = randomised(build())
-    side = {"tile": 90, "object": 4}[cells] * 10 // spec.cell + 2 * spec.margin
+    side = {"tile": 90, "object": 4}[cells] * 10 // spec.cell or 1
+    side += 2 * spec.margin
     side += -side % spec.align
     inputs = [
         (len(g.names), spec.inputs[0].per_cell // g.per_cell) for g in spec.inputs

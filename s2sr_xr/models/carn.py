@@ -11,13 +11,14 @@ residual network, ECCV, section 3.1 and 3.2.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from s2sr_xr.models.layers import Conv, Inputs, Joint, Padding, centre
+from s2sr_xr.models.regression import Guided
 from s2sr_xr.models.resample import Upsample
 
 if TYPE_CHECKING:
@@ -118,9 +119,10 @@ class CARN(nn.Module):
     mean, std
         Of each band, in reflectance.
     skip
-        Add bicubic interpolation of the input to what the last convolution gives. The
-        published networks do not; with a last convolution of zeros one that does begins
-        as interpolation, and has only the rest to learn.
+        What is added to what the last convolution gives: nothing, as published, or
+        bicubic interpolation of the input, so that with a last convolution of zeros the
+        network begins as interpolation, and has only the rest to learn. With
+        ``"regression"`` the coarse bands come in by local regression on the fine ones.
     padding
         ``"same"`` pads the first convolution by reflection, the others with zeros.
     """
@@ -136,7 +138,7 @@ class CARN(nn.Module):
         shared: bool = True,
         mean: Sequence[float],
         std: Sequence[float],
-        skip: bool = False,
+        skip: Literal["nothing", "bicubic", "regression"] = "nothing",
         padding: Padding = "valid",
     ) -> None:
         super().__init__()
@@ -147,13 +149,16 @@ class CARN(nn.Module):
             inner = [EResBlock(features, groups, padding) for _ in own]
             return Cascade(inner, features, stages)
 
-        self.joint = Joint(inputs, "bicubic", padding)
+        guided = skip == "regression"
+        self.joint = (
+            Guided(inputs, padding) if guided else Joint(inputs, "bicubic", padding)
+        )
         self.standard = Standard(mean, std)
         self.head = Conv(bands, features, padding=padding, edge="reflect")
         self.trunk = Cascade([cascade() for _ in range(blocks)], features, blocks)
         self.widen = Conv(features, features, padding=padding)
         self.tail = Conv(features // 4, bands, padding=padding)
-        self.skip = Upsample(2, "bicubic") if skip else None
+        self.skip = None if skip == "nothing" else Upsample(2, "bicubic")
 
     def forward(self, *images: torch.Tensor) -> torch.Tensor:
         """Return reflectance ``(B, C of all groups, 2 H, 2 W)``.

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from s2sr_xr.models.layers import Conv, Joint, centre
+from s2sr_xr.models.regression import Regression
 
 if TYPE_CHECKING:
-    import torch
-
     from s2sr_xr.models.layers import Inputs, Padding
 
 __all__ = ["DSen2"]
@@ -45,7 +45,8 @@ class ResBlock(nn.Module):
 class DSen2(nn.Module):
     """Bands of the last group on the pixels of the first.
 
-    Coarse groups are interpolated bilinearly, as published code does (not the paper).
+    Coarse groups are interpolated bilinearly, as published code does (not the paper),
+    and what the network gives is added to that. The published networks have no `guide`.
 
     Parameters
     ----------
@@ -54,6 +55,9 @@ class DSen2(nn.Module):
         ``((4, 1), (6, 2))`` for 20 m bands, ``((4, 1), (6, 2), (2, 6))`` for 60 m.
     features, blocks
         128 and 6 are DSen2, 256 and 32 VDSen2.
+    guide
+        The network sees what local regression makes of the bands too, and adds to that
+        instead.
     padding
         ``"same"`` pads with zeros.
     """
@@ -64,12 +68,15 @@ class DSen2(nn.Module):
         *,
         features: int = 128,
         blocks: int = 6,
+        guide: bool = False,
         padding: Padding = "valid",
     ) -> None:
         super().__init__()
         self.made = inputs[-1][0]
         self.joint = Joint(inputs, "bilinear", padding)
-        self.head = Conv(sum(n for n, _ in inputs), features, padding=padding)
+        self.guide = Regression(inputs, padding) if guide else None
+        seen = sum(n for n, _ in inputs) + self.made * guide
+        self.head = Conv(seen, features, padding=padding)
         self.trunk = nn.Sequential(
             *(ResBlock(features, padding) for _ in range(blocks))
         )
@@ -85,7 +92,11 @@ class DSen2(nn.Module):
         One reflectance stack ``(B, C, h, w)`` a group goes in; ``"valid"`` gives the
         centre of the same ground.
         """
-        x = self.joint(*images).mul_(SCALE)
+        x = self.joint(*images)
+        if self.guide is not None:
+            guided = self.guide(*images)
+            x = torch.cat((centre(x, guided), guided), 1)
+        x = x.mul_(SCALE)
         y = self.trunk(F.relu_(self.head(x)).to(x.dtype))
         y = self.tail(y).to(x.dtype)
         y.add_(centre(x[:, -self.made :], y))

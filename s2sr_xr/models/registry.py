@@ -382,6 +382,28 @@ def _register_interpolations() -> None:
             register(spec, functools.partial(_interpolation, factor, kernel))
 
 
+def _regression(spec: ModelSpec) -> Any:  # noqa: ANN401
+    from s2sr_xr.models.regression import Regression
+
+    finest = spec.inputs[0].per_cell
+    return Regression([(len(g.names), finest // g.per_cell) for g in spec.inputs])
+
+
+def _register_regressions() -> None:
+    for like in ("dsen2-20m", "dsen2-60m"):
+        spec = replace(
+            next(s for s, _ in published() if s.name == like),
+            name=like.replace("dsen2", "regression"),
+            title="Local regression on the finer bands, to 10 m",
+            margin=4,
+            levels=(),
+            licence="Apache-2.0",
+            citation="",
+            trained=False,
+        )
+        register(spec, functools.partial(_regression, spec))
+
+
 def restrict(spec: ModelSpec, bands: Sequence[str]) -> ModelSpec:
     """Return a per-band model's facts for `bands` alone."""
     if not spec.per_band:
@@ -423,4 +445,5 @@ def _refuse(name: str) -> Any:  # noqa: ANN401
 
 
 _register_interpolations()
+_register_regressions()
 _register_networks()

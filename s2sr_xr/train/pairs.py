@@ -11,11 +11,12 @@ Lanaras et al. (2018), ISPRS Journal 146, section 4.1: training one scale below.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+import xarray as xr
 
 from s2sr_xr.degrade import reduce_scale
 from s2sr_xr.errors import GridError
@@ -23,12 +24,14 @@ from s2sr_xr.grid import check_nesting, scene_of
 from s2sr_xr.train.patches import Augment, augmented
 
 if TYPE_CHECKING:
-    import xarray as xr
-
     from s2sr_xr.grid import Object
     from s2sr_xr.models.spec import ModelSpec
 
-__all__ = ["Pair", "patches", "reduced_pair", "true_pair"]
+__all__ = ["Pair", "estranged", "patches", "reduced_pair", "reduced_pairs", "true_pair"]
+
+
+DARK = 1e-2
+"""Reflectance below which a mean does not tell how bright a scene is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,29 @@ def reduced_pair(obj: Object, spec: ModelSpec, name: str) -> Pair:
     return Pair(name, images, target)
 
 
+def reduced_pairs(
+    obj: xr.DataTree, spec: ModelSpec, name: str, *, phases: int = 2
+) -> list[Pair]:
+    """Return a scene one scale below, decimated at several phases.
+
+    The first pixel of each degraded image may be any of the native ones: each choice
+    aliases in its own way. `phases` along either side, so 4 pairs for 2, which weigh as
+    much as one together; what else, and what is raised, as in `reduced_pair`.
+    """
+    pairs = []
+    for down in range(phases):
+        for right in range(phases):
+            moved = {}
+            for group in spec.inputs:
+                k = group.per_cell
+                node = f"r{spec.cell // k}m"
+                part = {"y": slice(k * down, None), "x": slice(k * right, None)}
+                moved[node] = obj[node].to_dataset().isel(part)
+            pair = reduced_pair(xr.DataTree.from_dict(moved), spec, name)
+            pairs.append(replace(pair, weight=1 / phases**2))
+    return pairs
+
+
 def true_pair(obj: Object, truth: xr.Dataset, spec: ModelSpec, name: str) -> Pair:
     """Return a simulated scene at its own scale, with the 10 m truth as target.
 
@@ -114,14 +140,21 @@ def _stacks(obj: Object, spec: ModelSpec) -> list[torch.Tensor]:
 
 
 def patches(
-    pairs: list[Pair], spec: ModelSpec, *, side: int, batch: int, seed: int, step: int
+    pairs: list[Pair],
+    spec: ModelSpec,
+    *,
+    side: int,
+    batch: int,
+    seed: int,
+    step: int,
+    augment: Augment | None = None,
 ) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
     """Return the batch of one training step: a function of seed and step alone.
 
     Patches of `side` cells at whole cells, from scenes in proportion to the root of
     their area, without missing pixels; turned and mirrored at random, and brightened or
     darkened together with their target, since what surrounds an edge should not decide
-    how it is drawn.
+    how it is drawn; `augment` says otherwise.
 
     Raises
     ------
@@ -129,6 +162,7 @@ def patches(
         In 200 draws no scene gave a patch without missing pixels.
     """
     rng = np.random.default_rng((seed, step))
+    names = [g.names for g in (*spec.inputs, spec.output)]
     large = [p for p in pairs if min(p.cells) >= side]
     if not large:
         raise GridError(
@@ -142,7 +176,7 @@ def patches(
         pair = large[rng.choice(len(large), p=share / share.sum())]
         patch = _patch(pair, spec, side, rng)
         if all(bool(torch.isfinite(t).all()) for t in patch):
-            found.append(augmented(patch, rng, Augment()))
+            found.append(augmented(patch, rng, augment or Augment(), names))
         if len(found) == batch:
             *images, target = (torch.stack(t) for t in zip(*found, strict=True))
             return tuple(images), target
@@ -150,6 +184,36 @@ def patches(
         f"200 draws a patch found {len(found)} of {batch} without missing pixels in "
         f"{', '.join(p.name for p in large)}."
     )
+
+
+def estranged(image: torch.Tensor, share: float, seed: tuple[int, int]) -> torch.Tensor:
+    """Return a batch in which some images show, more or less, the ground of others.
+
+    So that a network learns to leave alone what its fine bands know nothing of: a
+    featureless sea, a cloud that moved between two bands.
+
+    Parameters
+    ----------
+    image
+        ``(B, C, h, w)``, the finest group of a batch; any unit.
+    share
+        Of the images that change, in the mean. Each becomes a blend of itself and of
+        another's detail, at its own mean.
+    seed
+        Decides which, and how much.
+    """
+    rng = np.random.default_rng((*seed, 1))
+    chosen = np.flatnonzero(rng.random(len(image)) < share)
+    if not len(chosen):
+        return image
+    own = image[chosen]
+    others = image.roll(1, 0)[chosen]
+    blend = torch.from_numpy(rng.random((len(chosen), 1, 1, 1)) ** 0.5).to(image)
+    mean, theirs = (x.mean((2, 3), keepdim=True) for x in (own, others))
+    gain = (mean / theirs.clamp_min(DARK)).clamp(0.1, 5)
+    out = image.clone()
+    out[chosen] = own * (1 - blend) + blend * (mean + (others - theirs) * gain)
+    return out
 
 
 def _patch(
