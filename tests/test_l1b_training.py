@@ -387,3 +387,76 @@ def test_the_program_trains_and_ships(tmp_path, monkeypatch):
     assert s2sr_xr.get_spec(path).levels == ("L1B",)
     network = s2sr_xr.load_model(path)
     assert network(torch.full((1, 4, 8, 8), 400.0)).shape == (1, 4, 16, 16)
+
+
+@pytest.fixture
+def tables(tmp_path, monkeypatch):
+    folder = Path(__file__).parents[1] / "benchmarks"
+    monkeypatch.syspath_prepend(folder)
+    scene(tmp_path / "l1c_native/hvn2_iceland.npz", 0)
+    scene(tmp_path / "l1c_native/hvn2_coastalA.npz", 1)
+    program = runpy.run_path(str(folder / "l1b_tables.py"))
+    same = ["--real", str(tmp_path), "--out", str(tmp_path), "--simulated", "0"]
+
+    def run(what, *options):
+        return program["main"]([what, *same, *map(str, options)])
+
+    return run, program
+
+
+TOY = ("--steps", 1, "--batch", 1, "--side", 16, "--crops", 1)
+
+
+def test_the_tables_of_networks_are_made(tables, tmp_path):
+    run, _ = tables
+    rows = run("bands", *TOY)
+    names = [row["bands"] for row in rows]
+    assert names == ["", "B03", "B02B03", "B02B03B04", "B02B03B04B08"]
+    for row in rows[1:]:
+        # Bands of these scenes lie beside green, which one step does not mend.
+        assert row["B03 aligned"] > 30
+        assert ("B08 aligned" in row) == row["bands"].endswith("B08")
+    given = tmp_path / "supervised-B02B03B04B08-1-0.pt"
+    before = set(tmp_path.glob("*.pt"))
+    both = run("supervision", *TOY, "--given", given)
+    assert both[1]["B03"] == rows[-1]["B03"]
+    new = {path.name for path in set(tmp_path.glob("*.pt")) - before}
+    assert new == {"csr-s.pt", "self-B02B03B04B08-1-0.pt"}
+
+
+def test_the_table_of_flows_is_made(tables):
+    rows = tables[0]("flows")
+    assert [row["from"] for row in rows] == 2 * list(l1b.BANDS)
+    still, found = rows[1], rows[5]
+    assert found["B03"] < 0.2 * still["B03"]
+
+
+def test_the_experiment_of_alias_is_made_and_drawn(tables, tmp_path):
+    run, _ = tables
+    path = tmp_path / "alias.png"
+    rows = run("alias", *TOY, "--features", 8, "--figure", path)
+    regimes = {row["regime"]: row for row in rows}
+    assert list(regimes) == ["none", "alias", "alias+shift", "alias+known"]
+    assert regimes["none"]["green bicubic"] < regimes["alias"]["green bicubic"]
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_interpolation_knows_the_shifts(tables):
+    _, program = tables
+    options = {"side": 32, "batch": 2, "seed": 0, "step": 0}
+
+    def error(seen):
+        beside = program["bicubic"](seen) - seen.views.truth[:, 0]
+        return beside[..., 8:-8, 8:-8].std((-2, -1))
+
+    for regime in program["REGIMES"]:
+        seen = program["sampled"]([smooth()], regime, **options)
+        moved = seen.shifts.abs().amax((-2, -1)) > 0.1
+        assert moved.tolist() == [regime.startswith("alias+")] * 2
+        # Those that need not be found are those of every patch.
+        alike = torch.equal(seen.shifts[0], seen.shifts[1])
+        assert alike == (regime != "alias+shift")
+        if regime.startswith("alias+"):
+            untold = error(seen._replace(shifts=0 * seen.shifts))
+            assert error(seen)[:, 1] == pytest.approx(untold[:, 1], rel=1e-4)
+            assert (error(seen).mean(1) < 0.5 * untold.mean(1)).all()

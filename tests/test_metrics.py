@@ -1,12 +1,14 @@
 """Laws of the scores; scikit-image, torchmetrics and the papers as oracles."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import ndimage
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torchmetrics.functional.image import (
     spectral_angle_mapper,
@@ -15,7 +17,7 @@ from torchmetrics.functional.image import (
 
 from s2sr_xr import metrics
 from s2sr_xr.errors import GridError, RadiometryError, S2SRError
-from s2sr_xr.metrics import psnr, rmse, sam, sre, ssim, uiq
+from s2sr_xr.metrics import aligned_psnr, psnr, rmse, sam, sre, ssim, uiq
 
 PERFECT = {rmse: 0.0, sre: np.inf, psnr: np.inf, sam: 0.0, uiq: 1.0, ssim: 1.0}
 ALL = pytest.mark.parametrize("score", PERFECT, ids=lambda f: f.__name__)
@@ -289,6 +291,75 @@ def test_a_spectrum_of_zeros_is_no_angle_where_torchmetrics_has_none_at_all():
     )
     assert torch.isnan(theirs)
     assert np.isfinite(sam(pred, truth))
+
+
+# After alignment
+
+
+def shifted(by, *, noise=0.0, shape=(2, 64, 60)):
+    """A truth that is smooth between pixels, and itself moved down and left."""
+    rng = np.random.default_rng(0)
+    wide = rng.random((*shape[:-2], shape[-2] + 16, shape[-1] + 16))
+    wide = ndimage.gaussian_filter(wide, (0, 1.5, 1.5))
+    moved = ndimage.shift(wide, (0, by, -by / 2), order=3)
+    inner = np.s_[..., 8:-8, 8:-8]
+    error = noise * rng.standard_normal(shape)
+    return moved[inner] + error, wide[inner]
+
+
+@pytest.mark.parametrize("by", [0.3, 1.2])
+def test_alignment_undoes_a_shift(by):
+    pred, truth = shifted(by, noise=1e-3)
+    scores = aligned_psnr(pred, truth)
+    assert scores.shape == (2,)
+    assert (scores > psnr(pred, truth) + 12).all()
+    # What is left is the noise of 60 dB, in the main.
+    assert (scores > 54).all()
+
+
+def test_without_a_shift_alignment_gains_little():
+    pred, truth = shifted(0, noise=5e-3)
+    gain = aligned_psnr(pred, truth) - psnr(pred, truth)
+    assert (gain >= 0).all()
+    assert (gain < 2).all()
+    assert (aligned_psnr(truth, truth) == np.inf).all()
+
+
+def test_alignment_does_not_hide_blur():
+    _, truth = shifted(0)
+    blurred = ndimage.gaussian_filter(truth, (0, 1.5, 1.5))
+    assert (aligned_psnr(blurred, truth) < psnr(blurred, truth) + 3).all()
+
+
+def test_a_missing_pixel_moves_with_the_truth():
+    pred, truth = shifted(1.2)
+    whole = aligned_psnr(pred, truth)
+    broken = truth.copy()
+    broken[0, 30, 30] = np.nan
+    pred[0, 5, 5] = np.nan
+    scores = aligned_psnr(pred, broken)
+    assert scores[1] == whole[1]
+    assert scores[0] == pytest.approx(whole[0], abs=3)
+    pred[0] = np.nan
+    assert np.isnan(aligned_psnr(pred, truth)[0])
+
+
+@pytest.mark.parametrize("level", [0.0, 0.3])
+def test_flat_images_need_no_alignment(level):
+    flat = np.full((20, 20), level)
+    assert aligned_psnr(flat, flat) == np.inf
+
+
+def test_what_cannot_be_aligned_is_said(monkeypatch):
+    with pytest.raises(GridError, match="15 x 40 pixels is too small to be aligned"):
+        aligned_psnr(np.ones((15, 40)), np.ones((15, 40)))
+    with pytest.raises(RadiometryError, match=r"attachment is a weight.*got 0"):
+        aligned_psnr(*pair(20, 20), attachment=0)
+    with pytest.raises(RadiometryError, match="peak is the brightest"):
+        aligned_psnr(*pair(20, 20), peak=0)
+    monkeypatch.setitem(sys.modules, "skimage.registration", None)
+    with pytest.raises(S2SRError, match="pip install scikit-image"):
+        aligned_psnr(*pair(20, 20))
 
 
 # Flat windows

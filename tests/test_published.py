@@ -10,9 +10,14 @@ import torch
 from affine import Affine
 
 from s2sr_xr.errors import GridError, ReadError
+from s2sr_xr.models.csr import CSR
+from s2sr_xr.models.rec import REC
+from s2sr_xr.train import csr as csr_recipe
+from s2sr_xr.train import rec as rec_recipe
 from s2sr_xr.train.evoland import Pretraining
+from s2sr_xr.train.fit import Plan
 from s2sr_xr.train.patches import Augment, Rules, Sampler
-from s2sr_xr.train.published import FIRST, SECOND, sen2venus
+from s2sr_xr.train.published import FIRST, SECOND, l1bsr, sen2venus
 
 RULES = Rules(cloud=1, flat=0)
 PLAIN = Augment(turn=False, gain=(1, 1))
@@ -115,3 +120,98 @@ def test_a_broken_file_is_named(tmp_path):
     on = Sampler(sen2venus(tmp_path), side=16, batch=2, rules=RULES)
     with pytest.raises(ReadError, match=r"HERE_0.*cells 0:64, 0:64.*b11b12"):
         list(map(on, range(9)))
+
+
+# L1BSR
+
+
+def view(path, image):
+    """Write (4, h, w) counts as the authors' examples are: uint16, by pixel."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    count, height, width = image.shape
+    shape = {"count": count, "height": height, "width": width}
+    with (
+        pytest.warns(rasterio.errors.NotGeoreferencedWarning),
+        rasterio.open(
+            path, "w", "GTiff", dtype="uint16", interleave="pixel", **shape
+        ) as file,
+    ):
+        file.write(image.astype("u2"))
+
+
+def overlaps(folder, pairs=3):
+    """Pairs whose counts say place, band (hundreds) and side (one more right)."""
+    ground = 1000 + 50 * np.arange(40)[:, None] + np.arange(24)
+    image = np.stack([ground + 100 * b for b in range(4)])
+    for n in range(pairs):
+        # The names of two that belong together need not be one.
+        view(folder / f"orbit/D03_D04_left/{n:03}_D03.tif", image + 5000 * n)
+        view(folder / f"orbit/D03_D04_right/{n:03}_D04.tif", image + 5000 * n + 1)
+    return image
+
+
+def test_both_views_are_of_one_pair_and_place(tmp_path):
+    overlaps(tmp_path)
+    draw = l1bsr(tmp_path, side=16, batch=20)
+    counts = draw(0).counts
+    assert counts.shape == (20, 2, 4, 16, 16)
+    assert counts.dtype == torch.float32
+    between = counts[:, 1] - counts[:, 0]
+    # Nothing but the other detector, which is first in some pairs.
+    assert {tuple(b.unique().tolist()) for b in between} == {(1.0,), (-1.0,)}
+    assert (counts[:, :, 1] - counts[:, :, 0] == 100).all()
+    assert len({int(c.min()) // 5000 for c in counts}) == 3
+    steps = {tuple((c[0, 0].diff(dim=-1)).unique().tolist()) for c in counts}
+    assert steps == {(1.0,), (-1.0,), (50.0,), (-50.0,)}
+
+
+def test_batches_of_overlaps_are_a_function_of_seed_and_step(tmp_path):
+    overlaps(tmp_path)
+    draw = l1bsr(tmp_path, side=16, batch=2)
+    assert torch.equal(draw(4).counts, l1bsr(tmp_path, side=16, batch=2)(4).counts)
+    assert not torch.equal(draw(4).counts, draw(5).counts)
+    other = l1bsr(tmp_path, side=16, batch=2, seed=1)
+    assert not torch.equal(draw(4).counts, other(4).counts)
+
+
+def test_csr_and_rec_learn_from_overlaps(tmp_path):
+    overlaps(tmp_path)
+    draw = l1bsr(tmp_path, side=16, batch=2)
+    plan = Plan(steps=2, lr=1e-3, precision="float32")
+    flows = CSR(width=2, scales=1)
+    steps = list(csr_recipe.train(csr_recipe.Recipe(plan=plan), flows, draw))
+    network = REC(features=8, groups=1, blocks=1, reduction=4)
+    recipe = rec_recipe.Recipe(plan=plan)
+    steps += list(rec_recipe.train(recipe, network, draw, csr=flows.eval()))
+    assert [np.isfinite(s.loss) for s in steps] == [True] * 4
+
+
+def test_what_shows_nothing_is_not_drawn(tmp_path):
+    image = overlaps(tmp_path)
+    gap = image + 0
+    gap[2] = 0
+    for n, bad in enumerate((gap, np.full_like(image, 700)), start=3):
+        view(tmp_path / f"orbit/D03_D04_left/{n:03}.tif", image + 5000 * n)
+        view(tmp_path / f"orbit/D03_D04_right/{n:03}.tif", bad)
+    counts = l1bsr(tmp_path, side=16, batch=30)(0).counts
+    assert {int(c.min()) // 5000 for c in counts} == {0, 1, 2}
+    with pytest.raises(
+        GridError, match=r"400 draws from 5 pairs.*0 of 2 patches of 32"
+    ):
+        l1bsr(tmp_path, side=32, batch=2)(0)
+
+
+def test_what_are_no_overlaps_is_said(tmp_path):
+    with pytest.raises(ReadError, match=r"has no folder NAME_left with \.tif files"):
+        l1bsr(tmp_path)
+    image = overlaps(tmp_path, pairs=1)
+    right = tmp_path / "orbit/D03_D04_right"
+    view(right / "000_D04.tif", image[:, 1:])
+    with pytest.raises(ReadError, match=r"000_D03.tif has .* \(4, 40, 24\).*39, 24"):
+        l1bsr(tmp_path, side=16, batch=1)(0)
+    (right / "000_D04.tif").write_bytes(b"no image")
+    with pytest.raises(ReadError, match=r"000_D03.tif or 000_D04.tif cannot be read"):
+        l1bsr(tmp_path, side=16, batch=1)(0)
+    (right / "000_D04.tif").unlink()
+    with pytest.raises(ReadError, match=r"_left has 1 \.tif files and D03_D04_right 0"):
+        l1bsr(tmp_path)

@@ -1,15 +1,26 @@
-"""Readers of published training sets, as scenes of a `Sampler`.
+"""Readers of published training sets.
 
-Sen2Venus: Sentinel-2 patches of 10 m and 20 m with what Venus saw of them at 5 m on the
-same day. An index, tab-separated, says which files belong together. Version 1 has one
-row and four torch files for each pair of products, each of all its patches, ``(n, 4, h,
-w)``; version 2 one row a patch, GeoTIFF files that may lie in zip archives, and B11 and
-B12. Counts are reflectance times 10 000, -10 000 is no data.
+Sen2Venus, as scenes of a `Sampler`: Sentinel-2 patches of 10 m and 20 m with what Venus
+saw of them at 5 m on the same day. An index, tab-separated, says which files belong
+together. Version 1 has one row and four torch files for each pair of products, each of
+all its patches, ``(n, 4, h, w)``; version 2 one row a patch, GeoTIFF files that may lie
+in zip archives, and B11 and B12. Counts are reflectance times 10 000, -10 000 is no
+data.
+
+L1BSR, as batches of the recipes `csr` and `rec`: what two neighbouring detectors saw of
+the same ground, 3740 pairs of some 400 x 120 to 200 pixels, moved by whole pixels until
+at most 10 are left between them. The authors describe no files; that they lie as
+follows is taken from public code that reads them: TIFF files in folders whose names end
+in ``_left``, and as many in a folder beside each that ends in ``_right``, where the
+n-th by name belong together. That they hold B02, B03, B04 and B08 as 12-bit counts is
+taken from the authors' examples, which tifffile wrote as (H, W, 4); 0 is no data as in
+all of Level-1B.
 
 References
 ----------
 Michel et al. (2022), SEN2VENuS, a dataset for the training of Sentinel-2
 super-resolution algorithms, Data 7(7), section 3.3. Zenodo 6514159 and 14603764.
+Nguyen et al. (2023), L1BSR, CVPR workshops, section 4.4. Zenodo 7826696.
 """
 
 from __future__ import annotations
@@ -20,20 +31,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 import xarray as xr
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from s2sr_xr.errors import GridError, ReadError
 from s2sr_xr.models.spec import BandGroup
+from s2sr_xr.train.l1b import BANDS, FLAT, FULL, GREEN, Sensor, Views
 from s2sr_xr.train.patches import Source
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
-__all__ = ["sen2venus"]
+__all__ = ["l1bsr", "sen2venus"]
 
 MISSING = -10_000
 SCALE = 10_000
@@ -152,8 +165,6 @@ class _Tensors:
         """Return the tensor, on disk where its format allows."""
         import zipfile
 
-        import torch
-
         try:
             mapped = zipfile.is_zipfile(self.path)
             return torch.load(self.path, "cpu", weights_only=True, mmap=mapped)
@@ -221,3 +232,123 @@ class _Band(BackendArray):
         reflectance = counts.astype(np.float32) / np.float32(SCALE)
         reflectance[counts == MISSING] = np.nan
         return reflectance
+
+
+def l1bsr(
+    folder: str | Path, *, side: int = 96, batch: int = 16, seed: int = 0
+) -> Callable[[int], Views]:
+    """Return the pairs of L1BSR as batches, step by step, for `csr` and `rec`.
+
+    ::
+
+        csr.train(csr.Recipe(task="anchor"), network, l1bsr("L1B_dataset", side=64))
+
+    A batch is a function of `seed` and its step alone. Pairs are drawn evenly; both
+    views of one are cut at the same place, turned and flipped alike, and either may
+    come first. Patches with missing pixels, or without anything to see, are not drawn.
+
+    Parameters
+    ----------
+    folder
+        Above the folders of images, at any depth. Nothing is read before the first
+        batch, and then only what is drawn.
+    side
+        Pixels of a view along its side; a multiple of 16 for CSR.
+    batch
+        Pairs of views a step.
+    seed
+        Decides everything, with the step.
+
+    Returns
+    -------
+    Callable
+        Step -> `Views` of counts, without maps and truth: there are none. So only
+        the tasks "anchor" of `csr` and "self" of `rec` learn from it.
+
+    Raises
+    ------
+    ReadError
+        There are no pairs, or a folder lacks its other half; later, a file cannot be
+        read, or two that belong together differ in size. It is named.
+    GridError
+        Later: in 200 draws a patch none was large enough and showed something.
+    """
+    pairs = _pairs_of_views(Path(folder))
+
+    def draw(step: int) -> Views:
+        rng = np.random.default_rng((seed, step))
+        found: list[NDArray[np.float32]] = []
+        for _ in range(200 * batch):
+            views = _two_views(*pairs[rng.integers(len(pairs))], side, rng)
+            if views is not None:
+                found.append(views)
+            if len(found) == batch:
+                none = torch.empty(0)
+                return Views(torch.from_numpy(np.stack(found)), none, none)
+        raise GridError(
+            f"{200 * batch} draws from {len(pairs)} pairs of views found {len(found)} "
+            f"of {batch} patches of {side} x {side} pixels that miss none and show "
+            "something. Use smaller patches."
+        )
+
+    return draw
+
+
+def _pairs_of_views(folder: Path) -> list[tuple[Path, Path]]:
+    """Return the files that belong together."""
+    pairs: list[tuple[Path, Path]] = []
+    for left in sorted(p for p in folder.rglob("*_left") if p.is_dir()):
+        right = left.with_name(f"{left.name.removesuffix('_left')}_right")
+        one, two = (sorted(p.glob("*.tif")) for p in (left, right))
+        if len(one) != len(two):
+            raise ReadError(
+                f"{left.name} has {len(one)} .tif files and {right.name} {len(two)}: "
+                "each belongs to one of the other folder. Is the archive whole?"
+            )
+        pairs.extend(zip(one, two, strict=True))
+    if not pairs:
+        raise ReadError(
+            f"{folder.name} has no folder NAME_left with .tif files, and NAME_right "
+            "beside it: L1BSR's pairs lie so. Unpack the archive first."
+        )
+    return pairs
+
+
+def _two_views(
+    one: Path, two: Path, side: int, rng: np.random.Generator
+) -> NDArray[np.float32] | None:
+    """Return counts (2, 4, side, side) of a random place, or None if it is no good."""
+    import rasterio
+    from rasterio.errors import RasterioError
+    from rasterio.windows import Window
+
+    from s2sr_xr.readers._l1b_raster import quiet
+
+    quiet()
+    try:
+        with rasterio.open(one) as a, rasterio.open(two) as b:
+            _check_views(a, b)
+            if min(a.shape) < side:
+                return None
+            top, left = (int(rng.integers(n - side + 1)) for n in a.shape)
+            window = Window(left, top, side, side)
+            counts = np.stack([f.read(window=window) for f in (a, b)])
+    except RasterioError as error:
+        raise ReadError(f"{one.name} or {two.name} cannot be read: {error}") from error
+    turns, flip, swap = (int(rng.integers(n)) for n in (4, 2, 2))
+    shows = counts[:, GREEN].std((-2, -1)) > FLAT * Sensor().noise * FULL
+    if (counts == 0).any() or not shows.all():
+        return None
+    counts = np.rot90(counts[::-1] if swap else counts, turns, (-2, -1))
+    return np.asarray(counts[..., ::-1] if flip else counts, dtype=np.float32)
+
+
+def _check_views(one: Any, two: Any) -> None:  # noqa: ANN401 - rasterio's
+    """Raise unless two open files show the same ground in four bands."""
+    shapes = [(f.count, *f.shape) for f in (one, two)]
+    if shapes[0] != shapes[1] or one.count != len(BANDS):
+        raise ReadError(
+            f"{Path(one.name).name} has (bands, rows, columns) {shapes[0]}, "
+            f"{Path(two.name).name} {shapes[1]}; two views that belong together have "
+            f"the same, and the bands {', '.join(BANDS)}."
+        )
