@@ -14,19 +14,33 @@
 `Plan`; what is left out is what the shipped weights of the library were made with. A
 checkpoint and a log lie beside `out` while it is made: run it again after a kill, and
 it goes on with the same losses.
+
+The recipes of 5 m learn from finer images too. Simulated scenes have theirs, an index
+of Sen2Venus (``"sen2venus/index.csv"``) may stand among `scenes`, and `finer` names
+rasters, one a scene, ``""`` for none::
+
+    recipe = "pairs"
+    scenes = ["item.json"]
+    finer = [{path = "planet.tif", bands = ["B02", "B03", "B04", "B08"], scale = 1e-4}]
+    out = "mine.safetensors"
+
+``evoland-gan`` also takes `held`, scenes that its generator is judged by; while it
+runs, the best so far lies beside `out` as ``NAME.best.safetensors``.
 """
 
 from __future__ import annotations
 
+import json
 import tomllib
 from dataclasses import dataclass, fields, replace
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
-from s2sr_xr.errors import MissingBandError, ModelError, StoreError
+from s2sr_xr.errors import MissingBandError, ModelError, S2SRError, StoreError
 from s2sr_xr.jobs import open_any
 from s2sr_xr.models import files
 from s2sr_xr.models.catalogue import published
-from s2sr_xr.models.registry import load_model
+from s2sr_xr.models.registry import is_path, load_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -37,6 +51,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from s2sr_xr.models.spec import ModelSpec
+    from s2sr_xr.train.pairs import Pair
 
     Steps = Iterator[tuple[int, float, nn.Module]]
 
@@ -47,18 +62,47 @@ RECIPES: Mapping[str, str] = {
     "dsen2-60m": "dsen2-s-60m",
     "csr": "csr-s",
     "rec": "rec-s",
+    "restoration": "carn-s",
+    "evoland-pretrain": "carn-s",
+    "evoland-gan": "carn-s",
+    "pairs": "carn-s",
 }
 """Names of recipes, and the network that each trains."""
 
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
-    "dsen2-20m": {"steps": 1500, "side": 24},
-    "dsen2-60m": {"steps": 2000, "side": 6},
+    "dsen2-20m": {"steps": 5000},
+    "dsen2-60m": {"steps": 1500, "side": 7, "edge": 12},
     "csr": {"steps": 1200, "lr": 2e-3, "side": 96, "batch": 4, "task": "supervised"},
     "rec": {"steps": 3000, "lr": 1e-3, "side": 32, "batch": 14, "task": "supervised"},
+    "restoration": {"steps": 2700, "lr": 1e-3, "odd": 0.25},
+    "evoland-pretrain": {"steps": 20_000, "lr": 2e-4, "side": 32, "batch": 16},
+    "evoland-gan": {"steps": 4000, "lr": 1e-4, "side": 32, "first": "carn-s"},
+    "pairs": {"steps": 1500, "lr": 3e-4, "side": 32, "first": "carn-s"},
 }
-"""Settings of the shipped weights."""
+"""Settings of the shipped weights; of the last three, which none were made with, those
+that were published, for fewer steps."""
+
+FIVE = ("restoration", "evoland-pretrain", "evoland-gan", "pairs")
+"""Recipes of a network that makes 5 m pixels."""
 
 R10 = ("B02", "B03", "B04", "B08")
+
+CHUNKS = 516
+"""Side of what is read at once for patches, in 10 m pixels."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finer:
+    """A raster of a finer sensor, for `s2sr_xr.train.finer_image.open_finer`."""
+
+    path: str
+    """Anything that rasterio opens; none: the scene has no finer image."""
+
+    bands: tuple[str, ...] = ()
+    """What its bands are; none: as it says."""
+
+    scale: float | None = None
+    """Reflectance of one count; None: as it says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +120,12 @@ class Training:
 
     settings: Mapping[str, Any]
     """Of the recipe, beside its defaults."""
+
+    finer: tuple[Finer, ...] = ()
+    """One a scene, or none at all."""
+
+    held: tuple[str, ...] = ()
+    """As `scenes`: those that a generator is judged by."""
 
     @property
     def spec(self) -> ModelSpec:
@@ -99,7 +149,7 @@ def read_training(path: Path) -> Training:
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ModelError(f"{path} is no recipe: {error}.") from error
     known = {f.name for f in fields(Training)}
-    if set(told) - known or not known - {"settings"} <= set(told):
+    if set(told) - known or not {"recipe", "scenes", "out"} <= set(told):
         raise ModelError(
             f"{path.name} has {', '.join(sorted(told)) or 'nothing'}; a recipe has "
             f"{', '.join(sorted(known))}."
@@ -119,15 +169,42 @@ def read_training(path: Path) -> Training:
             f"The weights would go to {out}, which exists or is no .safetensors file.",
             store=str(out),
         )
-    places = tuple(s if "://" in s else str(path.parent / s) for s in scenes)
+    settings = dict(told.get("settings", {}))
+    if is_path(str(settings.get("first", ""))):
+        settings["first"] = _placed(settings["first"], path)
     job = Training(
         recipe=told["recipe"],
-        scenes=places,
+        scenes=tuple(_placed(s, path) for s in scenes),
         out=out,
-        settings=told.get("settings", {}),
+        settings=settings,
+        finer=tuple(_finer(f, path) for f in told.get("finer", ())),
+        held=tuple(_placed(s, path) for s in told.get("held", ())),
     )
+    _check_beside(job)
     _recipe(job)
     return job
+
+
+def _placed(place: str, file: Path) -> str:
+    return place if "://" in place else str(file.parent / place)
+
+
+def _finer(told: str | Mapping[str, Any], file: Path) -> Finer:
+    made: Finer = _made(Finer, {"path": told} if isinstance(told, str) else told)
+    return replace(made, path=made.path and _placed(made.path, file))
+
+
+def _check_beside(job: Training) -> None:
+    """Raise unless `finer` and `held` are for the recipe, and of its scenes."""
+    if job.finer and job.recipe not in FIVE:
+        raise ModelError(f"{job.recipe} learns from no finer images: leave out finer.")
+    if job.held and job.recipe != "evoland-gan":
+        raise ModelError(f"{job.recipe} chooses no checkpoint: leave out held.")
+    if job.finer and len(job.finer) != len(job.scenes):
+        raise ModelError(
+            f"finer names {len(job.finer)} images of {len(job.scenes)} scenes: give "
+            'one a scene, "" where there is none.'
+        )
 
 
 def train(job: Training) -> Steps:
@@ -141,18 +218,17 @@ def train(job: Training) -> Steps:
     ModelError, GridError, MissingBandError, ReadError
         As the recipe says; a scene that cannot be read is named.
     """
-    trees = [(s, open_any(s, chunks=2196)) for s in job.scenes]
     beside = {
         "checkpoint": job.out.with_suffix(".checkpoint"),
         "log": job.out.with_suffix(".csv"),
     }
+    best = job.out.with_suffix(".best.safetensors")
+    steps, fill, levels = (_five if job.recipe in FIVE else _steps)(job, beside)
     made: nn.Module | None = None
-    steps, fill = _steps(job, trees, beside)
     for step, loss, network in steps:
         made = network
         yield step, loss, network
     assert made is not None
-    levels = tuple(sorted({str(t.attrs.get("level", "")) for _, t in trees} - {""}))
     spec = job.spec
     facts = replace(
         spec,
@@ -162,11 +238,23 @@ def train(job: Training) -> Steps:
         fill=fill,
         licence="unknown",
     )
-    files.save(job.out, made, facts, spec.name, notes={"recipe": job.recipe})
-    beside["checkpoint"].unlink()
+    notes, tensors = {"recipe": job.recipe}, made.state_dict()
+    if job.recipe == "evoland-gan":
+        header, held = files.load_file(best)
+        notes, tensors = notes | dict(header.notes), dict(held)
+    try:
+        files.save_tensors(job.out, tensors, facts, spec.name, notes=notes)
+    except Exception as error:
+        raise StoreError(
+            f"The weights cannot be written to {job.out.name}: {error}. The checkpoint "
+            "beside them is whole: make room and run again.",
+            store=str(job.out),
+        ) from error
+    for path in (beside["checkpoint"], best):
+        path.unlink(missing_ok=True)
 
 
-def _network(recipe: str) -> tuple[ModelSpec, Callable[[], nn.Module]]:
+def _network(recipe: str) -> tuple[ModelSpec, Callable[..., nn.Module]]:
     name = RECIPES[recipe]
     return next((s, b) for s, b in published() if s.name == name)
 
@@ -185,6 +273,8 @@ def _recipe(job: Training) -> Any:  # noqa: ANN401 - a dataclass each
     settings = {**DEFAULTS[job.recipe], **job.settings}
     if job.recipe.startswith("dsen2"):
         return _made(dsen2.Recipe, settings, spec=job.spec)
+    if job.recipe in FIVE:
+        return _of_five(job.recipe, settings)
     kind = csr.Recipe if job.recipe == "csr" else rec.Recipe
     named = {f.name for f in fields(Plan)}
     # What csr-s solves by itself needs float32.
@@ -195,11 +285,14 @@ def _recipe(job: Training) -> Any:  # noqa: ANN401 - a dataclass each
 
 
 def _made(kind: Any, settings: Mapping[str, Any], **given: Any) -> Any:  # noqa: ANN401
+    if not isinstance(settings, dict):
+        raise ModelError(f"{settings!r} is no table of settings, such as {{steps = 9}}")
     known = {f.name for f in fields(kind)} - set(given)
     if strange := sorted(set(settings) - known):
+        more = ", and those of a plan" if "plan" in given else ""
         raise ModelError(
             f"{', '.join(strange)}: no such setting; there are "
-            f"{', '.join(sorted(known))}, and those of a plan."
+            f"{', '.join(sorted(known))}{more}."
         )
     try:
         return kind(**settings, **given)
@@ -209,27 +302,129 @@ def _made(kind: Any, settings: Mapping[str, Any], **given: Any) -> Any:  # noqa:
         ) from error
 
 
+def _of_five(name: str, settings: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    """Return the recipe of a network that makes 5 m pixels."""
+    from s2sr_xr.train import evoland, finer_pairs, five_metres
+    from s2sr_xr.train.fit import Plan
+
+    gan = name == "evoland-gan"
+    kind = five_metres.Gan if gan else five_metres.Recipe
+    learns: Any = {
+        "restoration": evoland.Restoration,
+        "evoland-pretrain": evoland.Pretraining,
+        "evoland-gan": evoland.Adversarial,
+        "pairs": finer_pairs.Supervised,
+    }[name]
+    tables = {
+        "pretraining": evoland.Pretraining,
+        "restoration": evoland.Restoration,
+        "choice": five_metres.Choice,
+    }
+    # Which bands a finer image has is asked of the image.
+    fixed: dict[str, Any] = {"bands": (0, 1, 2, 3)} if name == "pairs" else {}
+    known = {k: {f.name for f in fields(k)} for k in (Plan, learns, kind)}
+    own = set().union(*known.values()) - {"plan", "loss", *fixed}
+    if strange := sorted(set(settings) - own):
+        raise ModelError(
+            f"{', '.join(strange)}: no such setting; there are "
+            f"{', '.join(sorted(own))}."
+        )
+    values = {k: _made(tables[k], v) if k in tables else v for k, v in settings.items()}
+    plan, loss, rest = (
+        {k: v for k, v in values.items() if k in names} for names in known.values()
+    )
+    return _made(kind, rest, plan=_made(Plan, plan), loss=_made(learns, loss, **fixed))
+
+
+def _five(
+    job: Training, beside: Mapping[str, Path]
+) -> tuple[Steps, dict[str, float], tuple[str, ...]]:
+    """Return the steps, the fill and the levels of a network that makes 5 m pixels."""
+    from s2sr_xr.train import five_metres
+    from s2sr_xr.train.best import Best
+
+    recipe, (spec, build) = _recipe(job), _network(job.recipe)
+    scenes, levels = _scenes(job, spec)
+    if job.recipe == "pairs" and scenes.finer:
+        names = scenes.finer[0].groups[-1].names
+        bands = tuple(spec.output.names.index(b) for b in names)
+        recipe = replace(recipe, loss=replace(recipe.loss, bands=bands))
+    options: dict[str, Any] = dict(beside)
+    if job.recipe == "evoland-gan":
+        facts = replace(spec, name=job.out.stem, sha256=None, licence="unknown")
+        path = job.out.with_suffix(".best.safetensors")
+        options["best"] = Best(path, facts, spec.name)
+    network = five_metres.begun(build, recipe)
+    steps = five_metres.train(recipe, network, scenes, **options)
+    fill = five_metres.means(recipe, spec, scenes)
+    return ((s.step, s.loss, s.network) for s in steps), fill, levels
+
+
+def _scenes(job: Training, spec: ModelSpec) -> tuple[Any, tuple[str, ...]]:
+    """Return where the patches of a 5 m network come from, and their levels."""
+    from s2sr_xr.models.spec import BandGroup
+    from s2sr_xr.train.finer_image import beside, open_finer
+    from s2sr_xr.train.five_metres import Scenes
+    from s2sr_xr.train.patches import source
+    from s2sr_xr.train.published import sen2venus
+
+    plain, finer, levels = [], [], set()
+    for place, image in zip_longest(job.scenes, job.finer):
+        if place.endswith(".csv"):
+            finer += sen2venus(place)
+            levels.add("L2A")
+            continue
+        tree = open_any(place, chunks=CHUNKS)
+        levels.add(str(tree.attrs.get("level", "")))
+        if image is not None and image.path:
+            raster = open_finer(image.path, bands=image.bands, scale=image.scale)
+            finer.append(beside(tree, spec, place, raster))
+        elif (truth := _simulated(place)) is not None:
+            group = BandGroup(names=spec.output.names, per_cell=spec.output.per_cell)
+            finer.append(source(tree, spec, place, truth=(truth, group)))
+        else:
+            plain.append(source(tree, spec, place))
+    held = [source(open_any(s, chunks=CHUNKS), spec, s) for s in job.held]
+    return Scenes(plain=plain, finer=finer, held=held), tuple(sorted(levels - {""}))
+
+
+def _simulated(place: str) -> xr.Dataset | None:
+    """Return the truth at 5 m of a simulated scene; None: it is real."""
+    import pystac
+
+    from s2sr_xr.simulate import finer_truth
+
+    if "://" in place or not place.endswith(".json"):
+        return None
+    with open(place, encoding="utf-8") as file:  # noqa: PTH123 - a place is a str
+        told = json.load(file)
+    if "truth:seed" not in told.get("assets", {}).get("truth", {}):
+        return None
+    return finer_truth(pystac.Item.from_file(place))
+
+
 def _steps(
-    job: Training,
-    trees: list[tuple[str, xr.DataTree]],
-    beside: Mapping[str, Path],
-) -> tuple[Steps, dict[str, float]]:
-    """Return the steps of a training, and what stands in for missing pixels."""
+    job: Training, beside: Mapping[str, Path]
+) -> tuple[Steps, dict[str, float], tuple[str, ...]]:
+    """Return the steps of another network, its fill and its levels."""
     import torch
 
     from s2sr_xr.train import csr, dsen2, rec
     from s2sr_xr.train.l1b import to_counts
-    from s2sr_xr.train.pairs import reduced_pair
+    from s2sr_xr.train.pairs import reduced_pairs
 
+    trees = [(s, open_any(s, chunks=2196)) for s in job.scenes]
+    levels = tuple(sorted({str(t.attrs.get("level", "")) for _, t in trees} - {""}))
     recipe, (spec, build) = _recipe(job), _network(job.recipe)
     if job.recipe.startswith("dsen2"):
-        pairs = [reduced_pair(tree, spec, name) for name, tree in trees]
+        found = (_named(name, reduced_pairs, tree, spec, name) for name, tree in trees)
+        pairs = [pair for pairs in found for pair in pairs]
         fill = {
             band: float(torch.stack([p.images[n][c].nanmean() for p in pairs]).mean())
             for n, group in enumerate(spec.inputs)
             for c, band in enumerate(group.names)
         }
-        return dsen2.fit(recipe, pairs, **beside), fill
+        return dsen2.fit(recipe, pairs, **beside), fill, levels
     images = [_ten(name, tree) for name, tree in trees]
     means = torch.stack([to_counts(i.flatten(1).nanmean(1)) for i in images]).mean(0)
     fill = dict(zip(R10, map(float, means), strict=True))
@@ -241,7 +436,17 @@ def _steps(
         flows = None if recipe.task == "supervised" else load_model("csr-s")
         network = rec.as_interpolation(network, phase=recipe.sensor.phase)
         steps = rec.train(recipe, network, images, csr=flows, **beside)
-    return ((s.step, s.loss, s.network) for s in steps), fill
+    return ((s.step, s.loss, s.network) for s in steps), fill, levels
+
+
+def _named(scene: str, make: Callable[..., list[Pair]], *given: Any) -> list[Pair]:  # noqa: ANN401
+    """Return what is made of a scene; an error names it."""
+    try:
+        return make(*given)
+    except S2SRError as error:
+        if scene in str(error):
+            raise
+        raise type(error)(f"{scene}: {error}", scene=scene) from error
 
 
 def _ten(name: str, tree: xr.DataTree) -> torch.Tensor:

@@ -4,19 +4,33 @@ from __future__ import annotations
 
 import json
 
+import pystac
 import pytest
+import rioxarray  # noqa: F401 - registers .rio
 import torch
+from test_published import first as sen2venus_1
+from test_published import second as sen2venus_2
 from typer.testing import CliRunner
 
 import s2sr_xr
 from s2sr_xr.cli import app
+from s2sr_xr.models import files
+from s2sr_xr.models.catalogue import EVOLAND
 from s2sr_xr.recipes import RECIPES, read_training, train
+from s2sr_xr.simulate import finer_truth
 
 SMALL = {
     "dsen2-20m": "steps = 3\nbatch = 2\nside = 12\nfeatures = 64",
     "dsen2-60m": "steps = 3\nbatch = 2\nside = 4",
     "csr": "steps = 3\nbatch = 2\nside = 64",
     "rec": "steps = 3\nbatch = 2\nside = 16",
+    "restoration": "steps = 3\nbatch = 2\nside = 16\nfiner_side = 16",
+    "evoland-pretrain": "steps = 3\nbatch = 2\nside = 24",
+    "evoland-gan": (
+        "steps = 3\nbatch = 2\nside = 24\nfeatures = 8\n"
+        "choice = {every = 2, patches = 2, side = 24, natural = 24, block = 12}"
+    ),
+    "pairs": "steps = 3\nbatch = 2\nside = 16",
 }
 
 
@@ -26,9 +40,18 @@ def scene(tmp_path_factory):
     return item.get_self_href()
 
 
+def toml(value):
+    """Return a value as TOML writes it on one line."""
+    if isinstance(value, dict):
+        return ", ".join(f"{k} = {toml(v)}" for k, v in value.items()).join("{}")
+    if isinstance(value, list):
+        return ", ".join(map(toml, value)).join("[]")
+    return json.dumps(value)
+
+
 def write(folder, scene, recipe, settings="steps = 3", **more):
     told = {"recipe": recipe, "scenes": [str(scene)], "out": "mine.safetensors"} | more
-    lines = [f"{k} = {json.dumps(v)}" for k, v in told.items()]
+    lines = [f"{k} = {toml(v)}" for k, v in told.items()]
     path = folder / "recipe.toml"
     path.write_text("\n".join([*lines, "[settings]", settings]))
     return path
@@ -77,6 +100,190 @@ def test_what_is_no_recipe_is_refused(change, settings, error, match, scene, tmp
         read_training(
             write(tmp_path, scene, **{"recipe": "csr", **change}, settings=settings)
         )
+
+
+@pytest.mark.parametrize(
+    ("change", "settings", "error", "match"),
+    [
+        ({"finer": ["a.tif", "b.tif"]}, "", s2sr_xr.ModelError, "2 images of 1 scenes"),
+        ({"finer": [{"path": "a.tif", "gain": 2}]}, "", s2sr_xr.ModelError, "gain: no"),
+        ({"held": ["a.json"]}, "", s2sr_xr.ModelError, "pairs chooses no checkpoint"),
+        ({}, "side = 20", s2sr_xr.GridError, "side is a multiple of 8 cells, 16 or"),
+        ({}, "bands = [1]", s2sr_xr.ModelError, "bands: no such setting; there are"),
+        ({}, 'side = "x"', s2sr_xr.ModelError, "do not fit"),
+        ({}, "restoration = 3", s2sr_xr.ModelError, "3 is no table of settings"),
+        (
+            {"recipe": "evoland-pretrain"},
+            "mtf = [0.7, 0.3]",
+            s2sr_xr.ModelError,
+            r"mtf is a range, two numbers from 0.001 to 1; got \[0.7, 0.3\]",
+        ),
+        (
+            {"recipe": "csr", "finer": ["a.tif"]},
+            "",
+            s2sr_xr.ModelError,
+            "csr learns from no finer images",
+        ),
+    ],
+)
+def test_what_is_no_recipe_of_5_m_is_refused(
+    change, settings, error, match, scene, tmp_path
+):
+    with pytest.raises(error, match=match):
+        read_training(
+            write(tmp_path, scene, **{"recipe": "pairs", **change}, settings=settings)
+        )
+
+
+@pytest.fixture
+def real(scene, tmp_path):
+    """The scene again, as if it were real: nobody knows its truth."""
+    item = pystac.Item.from_file(scene)
+    item.assets.pop("truth")
+    for asset in item.assets.values():
+        asset.href = asset.get_absolute_href()
+    item.save_object(dest_href=str(tmp_path / "real.json"))
+    return tmp_path / "real.json"
+
+
+def finer_image(scene, path, bands):
+    """Write what a finer sensor saw, as counts, and return how a recipe names it."""
+    truth = finer_truth(pystac.Item.from_file(scene))[bands]
+    truth = truth.isel(y=slice(0, 240), x=slice(0, 240))
+    counts = (truth.to_dataarray("band") * 1e4).clip(1, 65535).round().astype("u2")
+    counts.rio.write_crs(truth.spatial_ref.attrs["crs_wkt"]).rio.to_raster(path)
+    return {"path": path.name, "bands": bands, "scale": 1e-4}
+
+
+def paired(folder, real, recipe, image, settings):
+    return read_training(write(folder, real, recipe, settings, finer=[image]))
+
+
+def test_a_raster_beside_a_real_scene_is_learnt_from(scene, real, tmp_path):
+    image = finer_image(scene, tmp_path / "planet.tif", ["B03", "B04"])
+    job = paired(tmp_path, real, "pairs", image, SMALL["pairs"])
+    losses = [loss for _, loss, _ in train(job)]
+    assert len(losses) == 3
+    s2sr_xr.load_model(tmp_path / "mine.safetensors")
+
+
+@pytest.mark.parametrize("make", [sen2venus_2, sen2venus_1])
+def test_an_index_of_sen2venus_is_a_scene(make, tmp_path):
+    make(tmp_path)
+    settings = SMALL["evoland-pretrain"] + "\ncloud = 1"
+    path = write(tmp_path, "index.csv", "evoland-pretrain", settings)
+    if make is sen2venus_1:
+        with pytest.raises(s2sr_xr.MissingBandError, match="lacks B11 and B12"):
+            next(train(read_training(path)))
+        return
+    assert len(list(train(read_training(path)))) == 3
+    assert s2sr_xr.get_spec(tmp_path / "mine.safetensors").levels == ("L2A",)
+
+
+def test_a_real_scene_without_finer_image_is_named_among_others(scene, real, tmp_path):
+    path = write(tmp_path, "", "pairs", SMALL["pairs"], scenes=[str(scene), str(real)])
+    with pytest.raises(s2sr_xr.GridError, match=r"real\.json has no finer image"):
+        next(train(read_training(path)))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "bands", "said"),
+    [
+        ("evoland-pretrain", ["B02", "B03"], "lacks B04, B08, B05, .* Pretraining"),
+        ("restoration", [*EVOLAND][:8], "lacks B11, B12, which Restoration needs"),
+        ("pairs", ["B01"], "the finer image has B01; the network makes B02"),
+    ],
+)
+def test_bands_that_a_finer_image_lacks_are_named(
+    recipe, bands, said, scene, real, tmp_path
+):
+    image = finer_image(scene, tmp_path / "planet.tif", bands)
+    job = paired(tmp_path, real, recipe, image, SMALL[recipe])
+    with pytest.raises(s2sr_xr.MissingBandError, match=rf"real\.json: .*{said}"):
+        next(train(job))
+
+
+@pytest.mark.parametrize("recipe", ["evoland-pretrain", "evoland-gan", "pairs"])
+def test_a_recipe_without_finer_images_says_where_they_come_from(
+    recipe, real, tmp_path
+):
+    job = read_training(write(tmp_path, real, recipe, SMALL[recipe]))
+    with pytest.raises(s2sr_xr.GridError, match=r"none of .*real\.json has one: name"):
+        next(train(job))
+
+
+@pytest.mark.parametrize("recipe", ["dsen2-20m", "csr", "restoration"])
+def test_a_scene_that_lacks_bands_is_named_with_them(recipe, real, tmp_path):
+    item = pystac.Item.from_file(real)
+    for band in ("B03", "B11"):
+        item.assets.pop(band)
+    item.save_object(dest_href=str(real))
+    job = read_training(write(tmp_path, real, recipe, SMALL[recipe]))
+    with pytest.raises(s2sr_xr.MissingBandError, match=r"real\.json.* B03"):
+        next(train(job))
+
+
+@pytest.mark.parametrize("recipe", ["restoration", "evoland-gan"])
+def test_a_stopped_training_goes_on_with_the_same_losses(recipe, scene, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    jobs = []
+    for folder in (one, two):
+        folder.mkdir()
+        settings = "save_every = 2\n" + SMALL[recipe].replace("= 3", "= 5", 1)
+        jobs.append(read_training(write(folder, scene, recipe, settings)))
+    whole = [loss for _, loss, _ in train(jobs[0])]
+    stopped = train(jobs[1])
+    seen = [next(stopped)[1] for _ in range(3)]
+    stopped.close()
+    assert not (two / "mine.safetensors").exists()
+    again = [loss for _, loss, _ in train(jobs[1])]
+    assert seen[:2] + again == whole
+    heads = [files.read_header(f / "mine.safetensors") for f in (one, two)]
+    assert heads[0].notes == heads[1].notes
+    weights = [s2sr_xr.load_model(f / "mine.safetensors") for f in (one, two)]
+    for a, b in zip(*(w.parameters() for w in weights), strict=True):
+        assert torch.equal(a, b)
+    assert sorted(p.name for p in two.iterdir()) == [
+        "mine.csv",
+        "mine.safetensors",
+        "recipe.toml",
+    ]
+
+
+def test_the_checkpoint_of_another_recipe_is_refused(scene, tmp_path):
+    settings = "save_every = 1\n" + SMALL["restoration"]
+    path = write(tmp_path, scene, "restoration", settings)
+    stopped = train(read_training(path))
+    next(stopped)
+    stopped.close()
+    for recipe in ("pairs", "csr"):
+        path = write(tmp_path, scene, recipe, SMALL[recipe])
+        with pytest.raises(
+            s2sr_xr.ModelError, match=r"mine\.checkpoint is of another recipe"
+        ):
+            next(train(read_training(path)))
+
+
+def test_a_full_disk_at_the_end_costs_no_training(scene, tmp_path):
+    settings = SMALL["dsen2-20m"].replace("features = 64", "features = 16\nblocks = 1")
+    job = read_training(write(tmp_path, scene, "dsen2-20m", settings))
+    steps = train(job)
+    losses = [next(steps)[1] for _ in range(3)]
+    # A folder where the weights would go: they cannot be put there.
+    job.out.mkdir()
+    with pytest.raises(s2sr_xr.StoreError, match="checkpoint beside them is whole"):
+        next(steps)
+    job.out.rmdir()
+    ((step, loss, _),) = train(job)
+    assert (step, loss) == (2, losses[-1])
+    assert job.out.is_file()
+
+
+def test_first_weights_of_another_network_are_refused(scene, tmp_path):
+    settings = SMALL["restoration"] + '\nfirst = "dsen2-s-20m"'
+    job = read_training(write(tmp_path, scene, "restoration", settings))
+    with pytest.raises(s2sr_xr.ModelError, match="dsen2-s-20m"):
+        next(train(job))
 
 
 def test_a_scene_that_is_not_there_is_named(tmp_path):

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from s2sr_xr.simulate.country import Landscape
     from s2sr_xr.simulate.item import Level
 
-__all__ = ["open_truth", "simulate_scene", "write_item"]
+__all__ = ["finer_truth", "open_truth", "simulate_scene", "write_item"]
 
 CORNER = (600_000.0, 8_200_000.0)
 """Easting and northing of the upper left corner of MGRS tile 22KFG, in EPSG:32722.
@@ -166,7 +166,7 @@ def simulate_scene(
         datetime=sensed,
         level=level,
     )
-    return _add_truth(item, truth)
+    return _add_truth(item, truth, seed)
 
 
 def open_truth(item: pystac.Item) -> xr.Dataset:
@@ -222,8 +222,63 @@ def open_truth(item: pystac.Item) -> xr.Dataset:
     return georeferenced
 
 
+def finer_truth(item: pystac.Item) -> xr.Dataset:
+    """Return what the sensor would see with 5 m pixels in every band, without noise.
+
+    As `open_truth`, at the pitch of the simulated world, which is made again.
+
+    Parameters
+    ----------
+    item
+        An item that `simulate_scene` wrote, or the same opened from its JSON file.
+
+    Returns
+    -------
+    xr.Dataset
+        One float32 variable a band, dims ``(y, x)``, reflectance, no NaN. Coordinates
+        are the centres of the 5 m pixels in metres, float64.
+
+    Raises
+    ------
+    MissingBandError
+        The item does not say which world it shows.
+    """
+    import xarray as xr
+
+    from s2sr_xr.grid import Grid
+
+    asset = item.assets.get("truth")
+    seed = None if asset is None else asset.extra_fields.get("truth:seed")
+    if asset is None or seed is None:
+        raise MissingBandError(
+            f"Item {item.id!r} has no finer truth: only items of simulate_scene() do, "
+            "and older ones do not tell their seed. Simulate it again.",
+            item=item.id,
+        )
+    import rasterio
+    from pyproj import CRS
+
+    with rasterio.open(asset.get_absolute_href()) as source:
+        side = source.width * 10
+    rng = np.random.default_rng(seed)
+    world = landscape(round(side / PITCH) + 2 * _MARGIN, rng)
+    light = _surface if "L2A" in item.id else _top_of_atmosphere
+    grid = Grid(
+        crs=CRS.from_epsg(_EPSG).to_wkt(),
+        x_edge=CORNER[0],
+        y_edge=CORNER[1],
+        res=PITCH,
+        shape=(round(side / PITCH),) * 2,
+    )
+    bands = {
+        name: (("y", "x"), _observe(light(world, name), BANDS[name].mtf, pixel=5))
+        for name in asset.extra_fields["truth:bands"]
+    }
+    return xr.Dataset(bands, grid.coords())
+
+
 def _add_truth(
-    item: pystac.Item, truth: Mapping[str, NDArray[np.float32]]
+    item: pystac.Item, truth: Mapping[str, NDArray[np.float32]], seed: int
 ) -> pystac.Item:
     """Write the truth beside the item, and save the item with it."""
     import pystac
@@ -239,7 +294,7 @@ def _add_truth(
             title="Noiseless reflectance of every band at 10m",
             media_type=COG,
             roles=["truth"],
-            extra_fields={"gsd": 10, "truth:bands": [*truth]},
+            extra_fields={"gsd": 10, "truth:bands": [*truth], "truth:seed": seed},
         ),
     )
     side = 10 * stack.shape[1]

@@ -20,6 +20,7 @@ Lanaras et al. (2018), ISPRS Journal 146: the blur of `Restoration`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -29,7 +30,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from s2sr_xr.degrade import add_noise, psf_downscale, reduce_scale
-from s2sr_xr.errors import GridError
+from s2sr_xr.errors import GridError, ModelError
 from s2sr_xr.models.catalogue import EVOLAND
 from s2sr_xr.models.resample import Upsample
 
@@ -207,6 +208,15 @@ def _between(ends: tuple[float, float], generator: torch.Generator) -> float:
     return low + (high - low) * float(torch.rand((), generator=generator))
 
 
+def _check_range(
+    name: str, ends: tuple[float, float], least: float, most: float
+) -> None:
+    if len(ends) != 2 or not least <= ends[0] <= ends[1] <= most:
+        raise ModelError(
+            f"{name} is a range, two numbers from {least:g} to {most:g}; got {ends}."
+        )
+
+
 def _twice(x: torch.Tensor) -> torch.Size:
     return torch.Size(2 * n for n in x.shape[-2:])
 
@@ -310,6 +320,10 @@ class Pretraining:
 
     edge: int = 41
     """Output pixels along the border that do not count: how far the network looks."""
+
+    def __post_init__(self) -> None:
+        _check_range("mtf", self.mtf, 1e-3, 1)
+        _check_range("loud", self.loud, 0, math.inf)
 
     def __call__(self, network: Network, batch: Batch) -> torch.Tensor:
         """Return the loss of a batch with a finer image, a scalar."""
@@ -465,6 +479,9 @@ class Restoration:
 
     truth: float = 0.5
     """Weight of a finer image."""
+
+    def __post_init__(self) -> None:
+        _check_range("loud", self.loud, 0, math.inf)
 
     def __call__(self, network: Network, batch: Sequence[Batch]) -> torch.Tensor:
         """Return the loss of real images and, where there is one, of a finer one."""
