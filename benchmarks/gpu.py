@@ -93,7 +93,7 @@ def load(name: str, precision: str, device: str, scratch: Path, args):
     from s2sr_xr.predict import Predictor
 
     path = weights(name, scratch, tile=args.tile)
-    run, _, _ = Predictor(name=path, precision=precision, device=device).load()
+    run, _ = Predictor(name=path, precision=precision, device=device).load()
     return get_spec(path), run
 
 

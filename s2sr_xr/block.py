@@ -174,7 +174,7 @@ class Pass:
     def _predict(
         self, stacks: list[NDArray[np.float32]], batch: int | None
     ) -> NDArray[np.float32]:
-        run, device, _ = self.predictor.load()
+        run, device = self.predictor.load()
         if self.consistent:
             from s2sr_xr.consistency import Consistent
 

@@ -68,8 +68,8 @@ class Predictor:
                 f"precision={self.precision!r} is not one of {', '.join(PRECISIONS)}."
             )
 
-    def load(self) -> tuple[Run, str, threading.Lock]:
-        """Return the network, its device and the lock of that device, loaded once."""
+    def load(self) -> tuple[Run, str]:
+        """Return the network and its device, loaded once."""
         device = resolve(self.device)
         # Two paths of one file, or one in two places, are one network.
         known = self.sha256 and is_path(self.name)
@@ -77,7 +77,6 @@ class Predictor:
         with _LOADING:
             if key not in _LOADED:
                 _LOADED[key] = self._ready(device)
-            lock = _DEVICES.setdefault(device, threading.Lock())
         run = network = _LOADED[key]
         if self.reference is not None:
             align: Run = network.align  # type: ignore[attr-defined]
@@ -86,7 +85,7 @@ class Predictor:
             from s2sr_xr.gpu import Resident
 
             run = Resident(network=network, run=run, precision=self.precision)
-        return run, device, lock
+        return run, device
 
     def _ready(self, device: str) -> Run:
         from s2sr_xr.gpu import check_precision, settle
@@ -113,7 +112,6 @@ def _is_cuda(device: str) -> bool:
 
 
 _LOADED: dict[tuple[str | None, str | None, str, str], Run] = {}
-_DEVICES: dict[str, threading.Lock] = {}
 _LOADING = threading.Lock()
 
 
@@ -138,7 +136,7 @@ def resolve(device: str) -> str:
             f"{torch.__version__} sees {seen} CUDA devices. Use "
             'device="auto" or "cpu", or start the process again if it worked before.'
         ) from err
-    # One name for one device: locks and loaded networks are kept by it.
+    # One name for one device: loaded networks are kept by it.
     return "cpu" if found.type == "cpu" else str(found)
 
 

@@ -424,7 +424,10 @@ def _steps(
             for n, group in enumerate(spec.inputs)
             for c, band in enumerate(group.names)
         }
-        return dsen2.fit(recipe, pairs, **beside), fill, levels
+        made = dsen2.fit(
+            recipe, pairs, checkpoint=beside["checkpoint"], log=beside["log"]
+        )
+        return made, fill, levels
     images = [_ten(name, tree) for name, tree in trees]
     means = torch.stack([to_counts(i.flatten(1).nanmean(1)) for i in images]).mean(0)
     fill = dict(zip(R10, map(float, means), strict=True))

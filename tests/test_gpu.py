@@ -345,7 +345,7 @@ class TestReal:
         tile = spec.tile, spec.tile
         made = []
         for device, arithmetic in (("cpu", "float32"), ("cuda", precision)):
-            run, where, _ = Predictor(
+            run, where = Predictor(
                 name=name, device=device, precision=arithmetic
             ).load()
             made.append(predict(run, spec, images, tile=tile, device=where))
@@ -356,7 +356,7 @@ class TestReal:
     def test_memory_stays_below_what_is_promised(self, name):
         spec, _ = NETWORKS[name]
         images, _ = world(4, 4, spec)
-        run, where, _ = Predictor(name=name, device="cuda").load()
+        run, where = Predictor(name=name, device="cuda").load()
         torch.cuda.reset_peak_memory_stats()
         for batch in (None, 64):
             tile = spec.tile, spec.tile
