@@ -177,7 +177,7 @@ def engine(what: dict, threads: int, rounds: int = 3) -> dict[str, object]:
     per_pixel = 0.0
     with torch_threads(threads):
         for p in job.task.passes:
-            network, device, _ = p.predictor.load()
+            network, device = p.predictor.load()
             images = stacks(p.spec, p.tile)
 
             def one(p=p, network=network, images=images, device=device):

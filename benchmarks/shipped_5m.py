@@ -62,7 +62,8 @@ STAGES = (
 )
 NOTE = (
     "The first 400 steps went at the pace of a plan of 4000. Two choices, the dimmed "
-    "bands and the second stage, were made after a look at the left-out places."
+    "bands and the second stage, were made after a look at the left-out places. Before "
+    "the third, coarse bands came in by bicubic interpolation."
 )
 AUGMENT = Augment(odd=0.25)
 WEIGHT = 0.3  # of a simulated scene, beside a real one

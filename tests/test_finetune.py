@@ -59,7 +59,7 @@ def test_the_same_seed_gives_the_same_weights(scene, tmp_path):
         ("dsen2", s2sr_xr.ModelError, "stands for dsen2-s-20m and dsen2-s-60m"),
         ("bicubic-20m", s2sr_xr.ModelError, "does not learn one scale below"),
         ("dsen2-20m", s2sr_xr.ModelError, "No weights of dsen2-20m"),
-        ("dsen2-s-60m", s2sr_xr.GridError, "needs at least 10 along each side"),
+        ("dsen2-s-60m", s2sr_xr.GridError, "needs at least 16 along each side"),
     ],
 )
 def test_what_cannot_learn_is_refused(model, error, match, scene, tmp_path):

@@ -74,6 +74,11 @@ def test_the_relative_loss_of_bicubic_is_one_less_the_noise(scene):
     assert 0.99 < brighter < 1
 
 
+def test_an_edge_that_leaves_nothing_is_refused():
+    with pytest.raises(s2sr_xr.GridError, match=r"edge=8 .* 8 cells, 16 pixels"):
+        dsen2.Recipe(spec=SPEC, side=8)
+
+
 def test_what_is_no_share_is_refused():
     with pytest.raises(s2sr_xr.GridError, match=r"mixed is a share in \[0, 1\], got 2"):
         Augment(mixed=2)

@@ -107,3 +107,11 @@ def test_a_block_of_two_threads_is_promised_below_four_gibibytes(model):
     obj = tree((183, 366), BANDS).chunk(x=2196, y=2196)
     ten = obj.s2sr.upsample(model)
     assert s2sr_xr.plan(ten, threads=2).memory < 4 << 30
+
+
+def test_ten_bands_at_five_metres_are_promised_below_four_gibibytes():
+    names = s2sr_xr.get_spec("carn-s").bands
+    obj = tree((183, 366), names).chunk(x=2196, y=2196)
+    five = obj.s2sr.superresolve()
+    assert five.B11.data.chunksize[-1] <= 2196
+    assert s2sr_xr.plan(five, threads=2).memory < 4 << 30

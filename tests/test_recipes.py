@@ -21,7 +21,7 @@ from s2sr_xr.simulate import finer_truth
 
 SMALL = {
     "dsen2-20m": "steps = 3\nbatch = 2\nside = 12\nfeatures = 64",
-    "dsen2-60m": "steps = 3\nbatch = 2\nside = 4",
+    "dsen2-60m": "steps = 3\nbatch = 2\nside = 4\nedge = 4",
     "csr": "steps = 3\nbatch = 2\nside = 64",
     "rec": "steps = 3\nbatch = 2\nside = 16",
     "restoration": "steps = 3\nbatch = 2\nside = 16\nfiner_side = 16",

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 import torch
 from torch.nn import functional as F  # noqa: N812
 
+from s2sr_xr.errors import GridError
 from s2sr_xr.models.dsen2 import DSen2
 from s2sr_xr.train.fit import Plan
 from s2sr_xr.train.fit import fit as train
@@ -89,6 +90,14 @@ class Recipe:
 
     seed: int = 0
     """Decides the first weights and every batch."""
+
+    def __post_init__(self) -> None:
+        pixels = self.side * self.spec.output.per_cell
+        if not 0 <= 2 * self.edge < pixels:
+            raise GridError(
+                f"edge={self.edge} leaves nothing of a patch of {self.side} cells, "
+                f"{pixels} pixels; take a larger side or a smaller edge."
+            )
 
 
 def fit(
