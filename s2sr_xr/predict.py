@@ -7,11 +7,11 @@ import functools
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from s2sr_xr.allocator import keep_memory
+from s2sr_xr.allocator import keep_memory, on_main_heap
 from s2sr_xr.errors import ModelError
 from s2sr_xr.models.registry import get_spec, is_path, load_model
 from s2sr_xr.tiling import Box, Span, cuts
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     Run = Callable[..., Any]
 
 __all__ = ["PRECISIONS", "Predictor", "predict", "torch_threads"]
+
+T = TypeVar("T")
 
 PRECISIONS = ("float32", "bf16", "tf32")
 """What `precision` may be. With "bf16" the convolutions between features compute in
@@ -213,7 +215,8 @@ def predict(
 
         results = on_gpu(port_of(device), run, spec, images, todo, batch, device)
     else:
-        results = ((box, _run(run, spec, images, box, device)) for box in todo)
+        tiles = (functools.partial(_run, run, spec, images, b, device) for b in todo)
+        results = zip(todo, map(_with_kept_memory, tiles), strict=True)
     for box, result in results:
         rows, cols = box.scale(k).slices_in(_whole(out.shape[1:]))
         out[:, rows, cols] = result
@@ -224,6 +227,22 @@ def predict(
             "from reflectance."
         )
     return out
+
+
+def _with_kept_memory(work: Callable[[], T]) -> T:
+    """Return what `work` gives, on a thread whose freed memory is kept for the next.
+
+    Torch has as many threads there as in this one.
+    """
+    import torch
+
+    count = torch.get_num_threads()
+
+    def there() -> T:
+        with torch_threads(count):
+            return work()
+
+    return on_main_heap(there)
 
 
 def _cells(spec: ModelSpec, images: Sequence[NDArray[np.float32]]) -> tuple[int, int]:

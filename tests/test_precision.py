@@ -98,3 +98,53 @@ def test_the_allocator_is_told_once_and_can_be_left_alone(switch):
     linux = sys.platform.startswith("linux")
     expected = switch == "1" and linux
     assert done.stdout.split() == [str(expected)] * 2
+
+
+WHERE = """
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+
+import s2sr_xr
+from s2sr_xr.allocator import has_main_heap
+from s2sr_xr.predict import predict
+
+spec = s2sr_xr.get_spec("nearest-20m")
+seen = []
+
+
+def run(x):
+    seen.append((threading.get_ident(), has_main_heap(), torch.get_num_threads()))
+    return x.repeat_interleave(2, -1).repeat_interleave(2, -2)
+
+
+def work(tiles):
+    image = np.zeros((6, 4, 4 * tiles), np.float32)
+    torch.set_num_threads(1)
+    predict(run, spec, [image], tile=(4, 4))
+    return threading.get_ident(), has_main_heap()
+
+
+with ThreadPoolExecutor(1) as pool:
+    own, kept = pool.submit(work, 2).result()
+for ident, heap, threads in seen:
+    print(ident == own, kept, heap, threads)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's heaps")
+@pytest.mark.parametrize("switch", ["0", "1"])
+def test_threads_of_a_pool_run_networks_on_the_heap_that_is_kept(switch):
+    done = subprocess.run(
+        [sys.executable, "-c", WHERE],
+        env=os.environ | {"S2SR_MALLOPT": switch},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    companion = "False False True 1"
+    assert done.stdout.splitlines() == 2 * [
+        companion if switch == "1" else "True False False 1"
+    ]
