@@ -93,7 +93,7 @@ def diary(monkeypatch):
         diary.say("predict", "ends")
         return made
 
-    monkeypatch.setattr(Predictor, "load", lambda _: (run, "cpu:0", None))
+    monkeypatch.setattr(Predictor, "load", lambda _: (run, "cpu:0"))
     monkeypatch.setattr("s2sr_xr.block.resolve", lambda _: "cpu:0")
     return diary
 
