@@ -327,7 +327,8 @@ def do_block(
             b: images[b][cells.scale(k).slices_in(windows[b])]
             for b, k in p.per_cell.items()
         }
-        with torch_threads(task.threads):
+        # Where it was planned there may be more cores than here.
+        with torch_threads(task.threads and min(task.threads, lanes.cores())):
             made, flags = p.run(block, cut, task.batch)
         out |= made
         quality |= flags

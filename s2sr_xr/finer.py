@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import xarray as xr
@@ -20,6 +22,7 @@ from s2sr_xr.choose import (
 from s2sr_xr.errors import GridError, ModelError, RadiometryError
 from s2sr_xr.grid import scene_of
 from s2sr_xr.job import BLOCK, Blocks, Job, block_size, numpy_arrays
+from s2sr_xr.lanes import cores
 from s2sr_xr.sensor import detector_scene, detectors_of, is_sensor
 
 if TYPE_CHECKING:
@@ -264,10 +267,21 @@ def _run(
         level=scene.level,
         check=check,
         batch=batch,
-        # A Dask worker has a thread a core; torch with as many more would fight them.
-        threads=1 if lazy else None,
     )
-    return _dataset(scene, grid, _job(scene, task, grid), lazy=lazy)
+    job = _job(scene, task, grid)
+    if lazy:
+        job = replace(job, task=replace(job.task, threads=_threads(job)))
+    return _dataset(scene, grid, job, lazy=lazy)
+
+
+def _threads(job: Job) -> int:
+    """Return the threads of torch inside a task of Dask.
+
+    Dask has a thread a core, and torch with as many more would fight them. Where there
+    are fewer blocks than cores, those that would have none help.
+    """
+    blocks = math.prod(map(len, job.blocks.chunks)) * job.steps
+    return max(1, cores() // blocks)
 
 
 def _natives(scene: Scene, grid: Grid) -> tuple[str, ...]:

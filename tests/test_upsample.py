@@ -578,3 +578,16 @@ def test_an_error_in_a_block_is_ours():
 
 def test_scene_knows_its_level():
     assert scene_of(tree((1, 1), ["B02"])).level == "L1C"
+
+
+@pytest.mark.parametrize(("chunk", "threads"), [(2196, 4), (366, 1)])
+def test_cores_that_have_no_block_help_with_those_there_are(
+    chunk, threads, monkeypatch
+):
+    from s2sr_xr import finer
+    from s2sr_xr.lazy import call_behind
+
+    monkeypatch.setattr(finer, "cores", lambda: 16)  # for 4 and 9 blocks
+    obj = tree((130, 130), ALL).chunk(x=chunk, y=chunk)
+    call, _ = call_behind(obj.s2sr.upsample("bicubic", bands=["B11"]))
+    assert call.job.task.threads == threads

@@ -191,8 +191,10 @@ class Drive:
             if not done or todo:
                 holding.enter_context(target.lease())
                 todo = target.missing() if self.rules.resume else [*target.indices()]
+            # Blocks of other items take what this one leaves idle.
+            task = replace(job.task, threads=1)
             work = Work(
-                item=result.id, task=job.task, pixels=sources_of(job), target=target
+                item=result.id, task=task, pixels=sources_of(job), target=target
             )
         except Exception as error:  # noqa: BLE001 - one item shall not stop the rest
             holding.close()
