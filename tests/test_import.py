@@ -777,7 +777,7 @@ def test_tiles_of_a_graph_do_not_show(tmp_path):
     source = carn_file(tmp_path / "other.onnx", alpha=0.3)
     made = import_checkpoint(source, "evoland-onnx", out=tmp_path)
     spec = s2sr_xr.get_spec(made)
-    run, device, _ = Predictor(name=str(made), sha256=spec.sha256, device="cpu").load()
+    run, device = Predictor(name=str(made), sha256=spec.sha256, device="cpu").load()
     errors = []
     for margin in (spec.margin, spec.margin - 2):
         less = replace(spec, margin=margin)
