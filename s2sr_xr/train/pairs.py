@@ -11,19 +11,22 @@ Lanaras et al. (2018), ISPRS Journal 146, section 4.1: training one scale below.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import xarray as xr
 
 from s2sr_xr.degrade import reduce_scale
 from s2sr_xr.errors import GridError
 from s2sr_xr.grid import check_nesting, scene_of
+from s2sr_xr.tiling import Box, Span
 from s2sr_xr.train.patches import Augment, augmented
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from s2sr_xr.grid import Object
     from s2sr_xr.models.spec import ModelSpec
 
@@ -77,26 +80,12 @@ def reduced_pair(obj: Object, spec: ModelSpec, name: str) -> Pair:
     MissingBandError, GridError
         A band is not there, pixels do not nest, or not one cell fits.
     """
-    factor = spec.output.per_cell
-    rows, cols = (n // factor for n in check_nesting(scene_of(obj), spec).shape)
-    if not rows or not cols:
-        raise GridError(
-            f"{name} is smaller than one cell of {spec.cell * factor} m; one scale "
-            f"below, a scene needs {factor} pixels of {spec.cell} m along each side."
-        )
-    native = _stacks(obj, spec)
-    images = tuple(
-        reduce_scale(
-            stack[:, : rows * factor * g.per_cell, : cols * factor * g.per_cell], factor
-        )
-        for g, stack in zip(spec.inputs, native, strict=True)
-    )
-    target = native[-1][:, : rows * factor, : cols * factor]
-    return Pair(name, images, target)
+    (pair,) = reduced_pairs(obj, spec, name, phases=1)
+    return pair
 
 
 def reduced_pairs(
-    obj: xr.DataTree, spec: ModelSpec, name: str, *, phases: int = 2
+    obj: Object, spec: ModelSpec, name: str, *, phases: int = 2
 ) -> list[Pair]:
     """Return a scene one scale below, decimated at several phases.
 
@@ -104,17 +93,27 @@ def reduced_pairs(
     aliases in its own way. `phases` along either side, so 4 pairs for 2, which weigh as
     much as one together; what else, and what is raised, as in `reduced_pair`.
     """
+    cells = check_nesting(scene_of(obj), spec).shape
+    factor = spec.output.per_cell
+    if min(cells) - phases + 1 < factor:
+        raise GridError(
+            f"{name} is smaller than one cell of {spec.cell * factor} m; one scale "
+            f"below, a scene needs {factor + phases - 1} pixels of {spec.cell} m along "
+            "each side."
+        )
+    native = _stacks(obj, spec)
     pairs = []
-    for down in range(phases):
-        for right in range(phases):
-            moved = {}
-            for group in spec.inputs:
-                k = group.per_cell
-                node = f"r{spec.cell // k}m"
-                part = {"y": slice(k * down, None), "x": slice(k * right, None)}
-                moved[node] = obj[node].to_dataset().isel(part)
-            pair = reduced_pair(xr.DataTree.from_dict(moved), spec, name)
-            pairs.append(replace(pair, weight=1 / phases**2))
+    for at in product(range(phases), repeat=2):
+        rows, cols = (
+            Span(start, start + (n - start) // factor * factor)
+            for start, n in zip(at, cells, strict=True)
+        )
+        whole = [
+            stack[:, *Box(rows, cols).scale(g.per_cell).slices]
+            for g, stack in zip(spec.inputs, native, strict=True)
+        ]
+        images = tuple(reduce_scale(stack, factor) for stack in whole)
+        pairs.append(Pair(name, images, whole[-1], weight=1 / phases**2))
     return pairs
 
 
