@@ -24,17 +24,15 @@ import tempfile
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import xarray as xr
 from quality import cropped, natives, opened, read
 from safetensors.torch import load_file
 from shipped import LEFT_OUT, TERMS, place
 
 import s2sr_xr
-from s2sr_xr import simulate
-from s2sr_xr.bands import BANDS
 from s2sr_xr.degrade import block_mean, reduce_scale
 from s2sr_xr.metrics import rmse
 from s2sr_xr.models.carn import CARN
@@ -43,9 +41,13 @@ from s2sr_xr.models.files import save_tensors
 from s2sr_xr.models.layers import centre
 from s2sr_xr.models.resample import Upsample
 from s2sr_xr.models.spec import BandGroup
+from s2sr_xr.simulate import finer_truth
 from s2sr_xr.train.evoland import TEN, Restoration
 from s2sr_xr.train.fit import Plan, fit
 from s2sr_xr.train.patches import Augment, Rules, Sampler, Source, source
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 NAME = "carn-s"
 SPEC = next(s for s, _ in published() if s.name == NAME)
@@ -96,15 +98,7 @@ def simulated(seed: int, level: str, size: int) -> tuple[xr.DataTree, xr.Dataset
     with tempfile.TemporaryDirectory() as scratch:
         item = s2sr_xr.simulate_scene(scratch, size=size, seed=seed, level=level)
         tree = s2sr_xr.open_stac(item).load()
-    # The world under the item, which is sampled every 5 m, seen once more.
-    side = round(size * 10 / simulate.PITCH) + 2 * simulate._MARGIN  # noqa: SLF001
-    world = simulate.landscape(side, np.random.default_rng(seed))
-    light = simulate._surface if level == "L2A" else simulate._top_of_atmosphere  # noqa: SLF001
-    bands = {
-        b: (("y", "x"), simulate._observe(light(world, b), BANDS[b].mtf, pixel=5))  # noqa: SLF001
-        for b in SPEC.bands
-    }
-    return tree, xr.Dataset(bands)
+        return tree, finer_truth(item)[list(SPEC.bands)]
 
 
 def stacks(tree: xr.DataTree) -> list[torch.Tensor]:

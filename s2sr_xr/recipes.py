@@ -132,6 +132,11 @@ class Training:
         """The facts of the network that is trained."""
         return _network(self.recipe)[0]
 
+    @property
+    def best(self) -> Path:
+        """Where the best generator so far lies, while one is chosen."""
+        return self.out.with_suffix(".best.safetensors")
+
 
 def read_training(path: Path) -> Training:
     """Return what a TOML file asks for, checked.
@@ -222,7 +227,6 @@ def train(job: Training) -> Steps:
         "checkpoint": job.out.with_suffix(".checkpoint"),
         "log": job.out.with_suffix(".csv"),
     }
-    best = job.out.with_suffix(".best.safetensors")
     steps, fill, levels = (_five if job.recipe in FIVE else _steps)(job, beside)
     made: nn.Module | None = None
     for step, loss, network in steps:
@@ -240,7 +244,7 @@ def train(job: Training) -> Steps:
     )
     notes, tensors = {"recipe": job.recipe}, made.state_dict()
     if job.recipe == "evoland-gan":
-        header, held = files.load_file(best)
+        header, held = files.load_file(job.best)
         notes, tensors = notes | dict(header.notes), dict(held)
     try:
         files.save_tensors(job.out, tensors, facts, spec.name, notes=notes)
@@ -250,7 +254,7 @@ def train(job: Training) -> Steps:
             "beside them is whole: make room and run again.",
             store=str(job.out),
         ) from error
-    for path in (beside["checkpoint"], best):
+    for path in (beside["checkpoint"], job.best):
         path.unlink(missing_ok=True)
 
 
@@ -352,8 +356,7 @@ def _five(
     options: dict[str, Any] = dict(beside)
     if job.recipe == "evoland-gan":
         facts = replace(spec, name=job.out.stem, sha256=None, licence="unknown")
-        path = job.out.with_suffix(".best.safetensors")
-        options["best"] = Best(path, facts, spec.name)
+        options["best"] = Best(job.best, facts, spec.name)
     network = five_metres.begun(build, recipe)
     steps = five_metres.train(recipe, network, scenes, **options)
     fill = five_metres.means(recipe, spec, scenes)

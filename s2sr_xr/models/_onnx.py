@@ -308,11 +308,9 @@ class OnnxNetwork(nn.Module):
 
     def __init__(self, data: bytes, spec: ModelSpec, order: Sequence[int]) -> None:
         super().__init__()
-        finest = spec.inputs[0].per_cell
-        inputs = [(len(g.names), finest // g.per_cell) for g in spec.inputs]
         self.name, self.order, self.data = spec.name, list(order), data
-        self.factor = spec.output.per_cell // finest
-        self.joint = Joint(inputs, "bicubic", "same")
+        self.factor = spec.output.per_cell // spec.inputs[0].per_cell
+        self.joint = Joint(spec.factors, "bicubic", "same")
         self.session = _session(spec.name, data)
         _check_face(spec, self.session)
 

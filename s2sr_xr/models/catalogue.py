@@ -104,7 +104,7 @@ def _dsen2s() -> Iterator[Model]:
             )
             options = {"features": features, "blocks": blocks}
             options["guide"] = name == "dsen2-s"  # ours
-            yield spec, _later(_dsen2, inputs=_inputs(spec), **options)
+            yield spec, _later(_dsen2, inputs=spec.factors, **options)
 
 
 def _carns() -> Iterator[Model]:
@@ -133,7 +133,7 @@ def _carns() -> Iterator[Model]:
             fill=_means(EVOLAND),
             **_facts(name, "L2A", "Apache-2.0", AHN),
         )
-        given = {"inputs": _inputs(spec)} | _standard(spec, EVOLAND)
+        given = {"inputs": spec.factors} | _standard(spec, EVOLAND)
         yield spec, _later(_carn, **given, **options)
 
 
@@ -161,7 +161,7 @@ def _rrdbs() -> Iterator[Model]:
             fill={b: m for b, m in _means(fill).items() if b in made},
             **_facts(name, "L2A", "Apache-2.0", WANG),
         )
-        given = {"inputs": _inputs(spec)} | _standard(spec, constants)
+        given = {"inputs": spec.factors} | _standard(spec, constants)
         yield spec, _later(_rrdb, factor=factor, blocks=blocks, **given)
 
 
@@ -209,12 +209,6 @@ def _facts(name: str, level: str, licence: str, citation: str) -> dict[str, Any]
 
 def _groups(*groups: tuple[tuple[str, ...], int]) -> tuple[BandGroup, ...]:
     return tuple(BandGroup(names=names, per_cell=k) for names, k in groups)
-
-
-def _inputs(spec: ModelSpec) -> tuple[tuple[int, int], ...]:
-    """Return bands and upsampling factor of each group."""
-    finest = spec.inputs[0].per_cell
-    return tuple((len(g.names), finest // g.per_cell) for g in spec.inputs)
 
 
 def _means(constants: Constants) -> dict[str, float]:

@@ -385,14 +385,14 @@ def _register_interpolations() -> None:
 def _regression(spec: ModelSpec) -> Any:  # noqa: ANN401
     from s2sr_xr.models.regression import Regression
 
-    finest = spec.inputs[0].per_cell
-    return Regression([(len(g.names), finest // g.per_cell) for g in spec.inputs])
+    return Regression(spec.factors)
 
 
 def _register_regressions() -> None:
+    known = {spec.name: spec for spec, _ in published()}
     for like in ("dsen2-20m", "dsen2-60m"):
         spec = replace(
-            next(s for s, _ in published() if s.name == like),
+            known[like],
             name=like.replace("dsen2", "regression"),
             title="Local regression on the finer bands, to 10 m",
             margin=4,

@@ -138,6 +138,15 @@ class ModelSpec:
         """Every band the model takes, in channel order."""
         return tuple(n for g in self.inputs for n in g.names)
 
+    @property
+    def factors(self) -> tuple[tuple[int, int], ...]:
+        """Bands of each input group, and how many times finer it becomes on the finest.
+
+        What a network is built with.
+        """
+        finest = self.inputs[0].per_cell
+        return tuple((len(g.names), finest // g.per_cell) for g in self.inputs)
+
     def per_cell(self, band: str) -> int:
         """Return the pixels of `band` along the side of a cell."""
         return next(g.per_cell for g in self.inputs if band in g.names)

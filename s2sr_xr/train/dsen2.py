@@ -23,6 +23,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from s2sr_xr.errors import GridError
 from s2sr_xr.models.dsen2 import DSen2
+from s2sr_xr.models.resample import Upsample
 from s2sr_xr.train.fit import Plan
 from s2sr_xr.train.fit import fit as train
 from s2sr_xr.train.pairs import Pair, estranged, patches
@@ -151,11 +152,8 @@ def fit(
 def first_network(recipe: Recipe) -> DSen2:
     """Return the network that training begins with: regression or interpolation."""
     torch.manual_seed(recipe.seed)
-    spec = recipe.spec
-    fine = spec.inputs[0].per_cell
-    inputs = tuple((len(g.names), fine // g.per_cell) for g in spec.inputs)
     network = DSen2(
-        inputs,
+        recipe.spec.factors,
         features=recipe.features,
         blocks=recipe.blocks,
         guide=recipe.guide,
@@ -192,8 +190,6 @@ def relative_inside(network: torch.nn.Module, batch: Batch, edge: int) -> torch.
 
 
 def _bicubic(coarse: torch.Tensor, factor: int) -> torch.Tensor:
-    from s2sr_xr.models.resample import Upsample
-
     up = Upsample(factor, "bicubic")
     fine: torch.Tensor = up(F.pad(coarse, (up.reach,) * 4, mode="replicate"))
     return fine
