@@ -2,7 +2,8 @@
 
     python benchmarks/shipped.py --real DIR --task 60m --out DIR
     python benchmarks/shipped.py --real DIR --task 20m --out ONE
-    python benchmarks/shipped.py --real DIR --task 20m --out DIR --first ONE
+    python benchmarks/shipped.py --real DIR --task 20m --out TWO --first ONE
+    python benchmarks/shipped.py --real DIR --task 20m --out DIR --first TWO
 
 `--real` is a folder of `l1c_native/*.npz` and `l2a_native/*.npz`, as in `quality.py`.
 Places in `LEFT_OUT` are only scored. The weights and their card go to `--out`; the
@@ -87,8 +88,12 @@ TRUE = 0.07  # of a simulated scene at its own scale
 PHASES = {"20m": 2, "60m": 6}
 SIDE = {"20m": 28, "60m": 7}
 EDGE = {"20m": 8, "60m": 12}
-# The 20 m bands learn in two stages: what is true of any spectrum, then of real ones.
-SECOND = {"steps": 2000, "lr": 8e-4, "mixed": 0.05, "strangers": 0.03, "seed": 1}
+# The 20 m bands learn in stages: what is true of any spectrum, then of real ones.
+LATER = (
+    {"steps": 2000, "lr": 8e-4, "mixed": 0.05, "strangers": 0.03, "seed": 1},
+    {"steps": 9000, "lr": 1e-3, "mixed": 0.1, "strangers": 0.03, "seed": 2}
+    | {"optimiser": "muon"},
+)
 
 
 def real_pairs(folder: Path, spec, task: str) -> tuple[list[Pair], list[Pair]]:
@@ -158,7 +163,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--task", choices=("20m", "60m"), required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, help="5000 for 20m, 1500 for 60m")
-    parser.add_argument("--first", type=Path, help="what the first stage wrote")
+    parser.add_argument("--first", type=Path, help="what the stage before wrote")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", type=int, default=720, help="of simulated scenes")
     parser.add_argument("--weight", type=float, help="of simulated scenes")
@@ -183,8 +188,9 @@ def main(arguments: list[str] | None = None) -> None:
     stages, first = [recipe], None
     if args.first:
         card = json.loads((args.first / f"{name}.json").read_text())
-        stages = [card["recipe"]["stages"][0], replace(recipe, **SECOND)]
-        recipe = stages[-1]
+        stages = card["recipe"]["stages"]
+        recipe = replace(recipe, **LATER[len(stages) - 1])
+        stages.append(recipe)
         first = first_network(recipe)
         first.load_state_dict(load_file(args.first / f"{name}.safetensors"))
     begun = time.monotonic()

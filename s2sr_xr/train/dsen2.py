@@ -23,9 +23,11 @@ from torch.nn import functional as F  # noqa: N812
 
 from s2sr_xr.errors import GridError
 from s2sr_xr.models.dsen2 import DSen2
+from s2sr_xr.models.layers import centre
 from s2sr_xr.models.resample import Upsample
 from s2sr_xr.train.fit import Plan
 from s2sr_xr.train.fit import fit as train
+from s2sr_xr.train.muon import Muon
 from s2sr_xr.train.pairs import Pair, estranged, patches
 from s2sr_xr.train.patches import Augment
 
@@ -35,7 +37,14 @@ if TYPE_CHECKING:
 
     from s2sr_xr.models.spec import ModelSpec
 
-__all__ = ["Recipe", "first_network", "fit", "l1_inside", "ratio_to_bicubic"]
+__all__ = [
+    "Recipe",
+    "first_network",
+    "fit",
+    "l1_inside",
+    "over_bicubic",
+    "ratio_to_bicubic",
+]
 
 Batch: TypeAlias = tuple[tuple[torch.Tensor, ...], torch.Tensor]
 
@@ -73,8 +82,11 @@ class Recipe:
     pads there, and never does in use."""
 
     lr: float = 1.5e-3
-    """Highest step size of Adam; it rises for a twentieth of the steps, then falls as a
-    cosine to a hundredth."""
+    """Highest step size; it rises for a twentieth of the steps, then falls as a cosine
+    to a hundredth."""
+
+    optimiser: Literal["adam", "muon"] = "adam"
+    """How gradients become steps; the paper's is Adam, of the Nesterov kind."""
 
     loss: Literal["relative", "l1"] = "relative"
     """``"relative"``: of each band of each patch, RMSE over that of bicubic. ``"l1"``:
@@ -144,6 +156,7 @@ def fit(
         plan,
         checkpoint=checkpoint,
         log=log,
+        optimiser=OPTIMISERS[recipe.optimiser],
         facts=asdict(recipe) | {"scenes": [p.name for p in pairs]},
     ):
         yield made.step, made.loss, cast("DSen2", made.network)
@@ -180,12 +193,22 @@ def relative_inside(network: torch.nn.Module, batch: Batch, edge: int) -> torch.
     images, target = batch
     inner = slice(edge, -edge)
     made: torch.Tensor = network(*images)
+    return over_bicubic(made[..., inner, inner], images[-1], target)
+
+
+def over_bicubic(
+    made: torch.Tensor, coarse: torch.Tensor, target: torch.Tensor
+) -> torch.Tensor:
+    """Return the mean of RMSE over that of bicubic of `coarse`, as `relative_inside`.
+
+    `made`, ``(B, C, h, w)``, is of the middle of `target`, ``(B, C, H, W)``.
+    """
+    truth = centre(target, made)
     with torch.no_grad():
-        truth = target[..., inner, inner]
-        plain = _bicubic(images[-1], target.shape[-1] // images[-1].shape[-1])
-        yard = (plain[..., inner, inner] - truth).square().mean((2, 3)).sqrt() + NOISE
+        plain = centre(_bicubic(coarse, target.shape[-1] // coarse.shape[-1]), made)
+        yard = (plain - truth).square().mean((2, 3)).sqrt() + NOISE
     # The root has no slope at 0.
-    error = (made[..., inner, inner] - truth).square().mean((2, 3)) + 1e-10
+    error = (made - truth).square().mean((2, 3)) + 1e-10
     return (error.sqrt() / yard).mean()
 
 
@@ -196,6 +219,7 @@ def _bicubic(coarse: torch.Tensor, factor: int) -> torch.Tensor:
 
 
 LOSSES = {"relative": relative_inside, "l1": l1_inside}
+OPTIMISERS = {"adam": torch.optim.Adam, "muon": Muon}
 
 
 @torch.inference_mode()
