@@ -32,9 +32,9 @@ from shipped import LEFT_OUT, PLACES, TERMS
 
 import s2sr_xr
 from s2sr_xr.degrade import block_mean
+from s2sr_xr.models.aligned_rec import AlignedREC
 from s2sr_xr.models.catalogue import published
 from s2sr_xr.models.files import save_tensors
-from s2sr_xr.models.rec import REC
 from s2sr_xr.train import csr, rec
 from s2sr_xr.train.fit import Plan
 from s2sr_xr.train.l1b import BANDS, Sensor, Views, blurred, to_counts, views
@@ -43,9 +43,6 @@ MORE = {"ftw_austria": "Austria 3", "openeo_icor": "T31UFS", "cijjas": "Argentin
 """Places of scenes with 10 m bands that `shipped.py` does not use."""
 
 BUILD = {spec.name: (spec, build) for spec, build in published()}
-SIZES = {"features": 48, "groups": 4, "blocks": 3}
-"""Of `rec-s`, for networks of fewer bands."""
-
 SOURCE = (
     "Learnt from a simulation made of L1C and L2A scenes, whose own bands lie up to "
     "0.3 pixels from each other, "
@@ -101,18 +98,20 @@ def simulated_images(seeds, size: int = 720) -> dict:
     return found
 
 
-def first(name: str, bands: tuple[str, ...], seed: int, phase: float):
-    """Return the network that training begins with."""
+def first(name: str, bands: tuple[str, ...], seed: int, csr_s=None):
+    """Return the network that training begins with, for some bands."""
     torch.manual_seed(seed)
     if name == "rec-s":
-        network = REC(bands=len(bands), **SIZES)
-        return rec.as_interpolation(network, phase=phase)
+        network = AlignedREC(bands=len(bands), reference=bands.index("B03"))
+        return rec.begun(
+            network, csr_s or s2sr_xr.load_model("csr-s"), phase=network.phase
+        )
     return BUILD[name][1]()
 
 
 def restored(path: Path, name: str, bands: tuple[str, ...] = BANDS):
     """Return a network that `train` wrote."""
-    network = first(name, bands, 0, 0.0)
+    network = first(name, bands, 0)
     network.load_state_dict(torch.load(path, weights_only=True))
     return network.eval()
 
@@ -131,7 +130,8 @@ def recipe_of(args: argparse.Namespace):
     options = {"plan": plan, "sensor": sensor, "side": args.side, "batch": args.batch}
     if args.model == "csr-s":
         return csr.Recipe(task=args.task or "anchor", **options)
-    return rec.Recipe(task=args.task or "self", bands=tuple(args.bands), **options)
+    options |= {"bands": tuple(args.bands), "optimiser": "muon"}
+    return rec.Recipe(task=args.task or "self", **options)
 
 
 def train(args: argparse.Namespace) -> None:
@@ -139,7 +139,8 @@ def train(args: argparse.Namespace) -> None:
     recipe = recipe_of(args)
     learnt, _ = real_images(args.real)
     learnt |= simulated_images(range(100, 100 + args.simulated))
-    network = first(args.model, tuple(args.bands), args.seed, recipe.sensor.phase)
+    flows = restored(args.csr, "csr-s") if args.csr else None
+    network = first(args.model, tuple(args.bands), args.seed, flows)
     if args.first:
         network.load_state_dict(torch.load(args.first, weights_only=True))
     args.out.mkdir(parents=True, exist_ok=True)
@@ -148,7 +149,6 @@ def train(args: argparse.Namespace) -> None:
     if args.model == "csr-s":
         steps = csr.train(recipe, network, images, **files)
     else:
-        flows = restored(args.csr, "csr-s") if args.csr else None
         steps = rec.train(recipe, network, images, csr=flows, **files)
     begun, losses = time.monotonic(), []
     for step in steps:

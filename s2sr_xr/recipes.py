@@ -73,7 +73,8 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "dsen2-20m": {"steps": 5000},
     "dsen2-60m": {"steps": 1500, "side": 7, "edge": 12},
     "csr": {"steps": 1200, "lr": 2e-3, "side": 96, "batch": 4, "task": "supervised"},
-    "rec": {"steps": 3000, "lr": 1e-3, "side": 32, "batch": 14, "task": "supervised"},
+    "rec": {"steps": 4000, "lr": 2e-3, "side": 32, "batch": 12, "task": "supervised"}
+    | {"optimiser": "muon", "sensor": {"phase": 0.5, "apart": 1.0}},
     "restoration": {"steps": 2700, "lr": 1e-3, "odd": 0.25},
     "evoland-pretrain": {"steps": 20_000, "lr": 2e-4, "side": 32, "batch": 16},
     "evoland-gan": {"steps": 4000, "lr": 1e-4, "side": 32, "first": "carn-s"},
@@ -273,6 +274,7 @@ def _recipe(job: Training) -> Any:  # noqa: ANN401 - a dataclass each
     """
     from s2sr_xr.train import csr, dsen2, rec
     from s2sr_xr.train.fit import Plan
+    from s2sr_xr.train.l1b import Sensor
 
     settings = {**DEFAULTS[job.recipe], **job.settings}
     if job.recipe.startswith("dsen2"):
@@ -285,6 +287,8 @@ def _recipe(job: Training) -> Any:  # noqa: ANN401 - a dataclass each
     own = {"precision": "float32"} if job.recipe == "csr" else {}
     plan = _made(Plan, own | {k: v for k, v in settings.items() if k in named})
     rest = {k: v for k, v in settings.items() if k not in named}
+    if "sensor" in rest:
+        rest["sensor"] = _made(Sensor, rest["sensor"])
     return _made(kind, rest, plan=plan)
 
 
@@ -439,8 +443,8 @@ def _steps(
     if job.recipe == "csr":
         steps = csr.train(recipe, network, images, **beside)
     else:
-        flows = None if recipe.task == "supervised" else load_model("csr-s")
-        network = rec.as_interpolation(network, phase=recipe.sensor.phase)
+        flows = load_model("csr-s")
+        network = rec.begun(network, flows, phase=recipe.sensor.phase)
         steps = rec.train(recipe, network, images, csr=flows, **beside)
     return ((s.step, s.loss, s.network) for s in steps), fill, levels
 

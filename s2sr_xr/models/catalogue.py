@@ -167,13 +167,12 @@ def _rrdbs() -> Iterator[Model]:
 
 def _l1b() -> Iterator[Model]:
     # Halos are a choice here, to be judged by the seams they leave: the convolutions of
-    # REC look 413.5 px far, those of CSR about 122; of rec-s 31.5, within its halo.
-    rec: dict[str, dict[str, int]]
-    rec = {"rec": {}, "rec-s": {"features": 48, "groups": 4, "blocks": 3}}
+    # REC look 413.5 px far, those of CSR about 122, flows of csr-s as far as there is.
+    title = "REC: B, G, R, N aligned to G at 5 m"
+    yield _raw("rec", title, per_cell=2, margin=32), _later(_rec)
+    spec = _raw("rec-s", title, per_cell=2, margin=64, align=16)
+    yield spec, _later(_aligned_rec)
     csr = {"csr": _later(_csr), "csr-s": _later(_lucas_kanade)}
-    for name, options in rec.items():
-        spec = _raw(name, "REC: B, G, R, N aligned to G at 5 m", per_cell=2, margin=32)
-        yield spec, _later(_rec, **options)
     for name, build in csr.items():
         spec = _raw(name, "CSR: B, R, N aligned to G", per_cell=1, margin=64, align=16)
         also = tuple(f"flow_{axis}_{b}" for b in R10 for axis in "yx")
@@ -257,6 +256,12 @@ def _rec(**options: Any) -> nn.Module:  # noqa: ANN401
     from s2sr_xr.models.rec import REC
 
     return REC(**options)
+
+
+def _aligned_rec(**options: Any) -> nn.Module:  # noqa: ANN401
+    from s2sr_xr.models.aligned_rec import AlignedREC
+
+    return AlignedREC(**options)
 
 
 def _lucas_kanade(**options: Any) -> nn.Module:  # noqa: ANN401

@@ -19,11 +19,22 @@ import torch
 from s2sr_xr.degrade import gaussian_blur
 from s2sr_xr.errors import MissingBandError, ModelError
 from s2sr_xr.metrics import psnr
+from s2sr_xr.models.aligned_rec import AlignedREC
 from s2sr_xr.models.csr import standardise
 from s2sr_xr.models.rec import REC, SCALE
 from s2sr_xr.train.fit import Plan, fit
-from s2sr_xr.train.l1b import BANDS, FULL, GREEN, Sensor, Views, inside, simulated
+from s2sr_xr.train.l1b import (
+    BANDS,
+    FULL,
+    GREEN,
+    Sensor,
+    Views,
+    inside,
+    simulated,
+    true_flow,
+)
 from s2sr_xr.train.l1b import sample as sampled
+from s2sr_xr.train.muon import Muon
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -36,10 +47,12 @@ if TYPE_CHECKING:
 __all__ = [
     "Recipe",
     "as_interpolation",
+    "begun",
     "flows_to_green",
     "scores",
     "self_loss",
     "supervised_loss",
+    "told_flow",
     "train",
 ]
 
@@ -68,6 +81,14 @@ class Recipe:
     blur: float = 0.0
     """What sharpness is made up for: standard deviation of a Gaussian, in pixels of
     the result, between it and what the other detector samples (eq. 4); 0 for none."""
+
+    told: float = 0.04
+    """What an `AlignedREC` does not find while it learns from truth, but is told: the
+    true flows, with errors of this standard deviation, in pixels, the same all over a
+    band. Real pairs, of which no flow is known, it registers itself."""
+
+    optimiser: Literal["adam", "muon"] = "adam"
+    """How gradients become steps."""
 
     side: int = 96
     """Pixels along the side of a view; a multiple of 16 for CSR."""
@@ -107,7 +128,7 @@ def train(
     recipe
         What happens.
     network
-        Trained in place; begin with `as_interpolation`.
+        Trained in place; begin with `begun`.
     images
         Reflectance (4, H, W): B02, B03, B04, B08, aligned; NaN where missing. Or a
         function from step to `Views`, such as real overlaps, which have neither maps
@@ -131,17 +152,50 @@ def train(
             "csr=, such as load_model('csr-s'), or learn with task='supervised'."
         )
     draw = images if callable(images) else simulated(recipe, images, truth=supervised)
+    told = isinstance(network, AlignedREC) and not callable(images)
 
     def loss(network: nn.Module, batch: Views) -> torch.Tensor:
         if csr is None or supervised:
-            return supervised_loss(network, batch, recipe)
+            flow = told_flow(batch, recipe) if told else None
+            return supervised_loss(network, batch, recipe, flow)
         return self_loss(network, batch, recipe, csr)
 
     shapes = None if callable(images) else [list(image.shape) for image in images]
     facts = asdict(recipe) | {"images": shapes}
     return fit(
-        network, draw, loss, recipe.plan, checkpoint=checkpoint, log=log, facts=facts
+        network,
+        draw,
+        loss,
+        recipe.plan,
+        checkpoint=checkpoint,
+        log=log,
+        facts=facts,
+        optimiser={"adam": torch.optim.Adam, "muon": Muon}[recipe.optimiser],
     )
+
+
+def begun(network: nn.Module, csr: nn.Module, *, phase: float) -> nn.Module:
+    """Return a network that begins as interpolation, changed in place.
+
+    An `AlignedREC` takes over `csr`, a `LucasKanade`; a `REC` goes through
+    `as_interpolation`.
+
+    Raises
+    ------
+    ModelError
+        An `AlignedREC` draws its pixels at another phase, or the network is neither.
+    """
+    if isinstance(network, REC):
+        return as_interpolation(network, phase=phase)
+    if not isinstance(network, AlignedREC):
+        raise ModelError(f"{type(network).__name__} is no REC and no AlignedREC.")
+    if network.phase != phase:
+        raise ModelError(
+            f"The network draws pixels at phase {network.phase:g} of a detector's, the "
+            f"sensor has {phase:g}: say sensor = {{phase = {network.phase:g}}}."
+        )
+    network.registration.load_state_dict(csr.state_dict())
+    return network
 
 
 @torch.no_grad()
@@ -181,9 +235,30 @@ def _hat(at: float) -> torch.Tensor:
     return torch.tensor([max(-at, 0.0), 1 - abs(at), max(at, 0.0)])
 
 
-def supervised_loss(network: nn.Module, batch: Views, recipe: Recipe) -> torch.Tensor:
-    """Return the mean absolute error against the fine image, in counts / 400."""
-    made = network(batch.counts[:, 0, recipe.channels])
+def told_flow(batch: Views, recipe: Recipe) -> torch.Tensor:
+    """Return the flows ``(B, C, 2, h, w)`` from green, with errors of ``recipe.told``.
+
+    The errors are random numbers of torch.
+    """
+    maps, side = batch.maps[:, 0], batch.counts.shape[-1]
+    flows = [true_flow(maps[:, GREEN], maps[:, c], side) for c in recipe.channels]
+    error = torch.randn(len(maps), len(flows), 2, 1, 1, device=maps.device)
+    error[:, recipe.bands.index(BANDS[GREEN])] = 0
+    return torch.stack(flows, 1) + recipe.told * error
+
+
+def supervised_loss(
+    network: nn.Module,
+    batch: Views,
+    recipe: Recipe,
+    flow: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Return the mean absolute error against the fine image, in counts / 400.
+
+    `flow` is handed on to a network that takes it.
+    """
+    told = () if flow is None else (flow,)
+    made = network(batch.counts[:, 0, recipe.channels], *told)
     inner = slice(2 * EDGE, -2 * EDGE)
     truth = batch.truth[:, 0, recipe.channels]
     error: torch.Tensor = made[..., inner, inner] - truth[..., inner, inner]
