@@ -93,10 +93,14 @@ class Cascade(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return ``(B, features, H, W)`` of ``(B, features, h, w)``."""
-        total = x
+        # Added up in one type: float32 and bf16 together are several times slower.
+        kind = next(self.mixes.parameters()).dtype
+        total = x = x.to(kind)
         for i, mix in enumerate(self.mixes):
             y = self.stages[i % len(self.stages)](x)
-            total = y + centre(total, y)
+            before = centre(total, y)
+            # In the memory of `y`, unless its slope is asked for.
+            total = y + before if y.requires_grad else y.add_(before)
             x = mix(total)
         return x
 
