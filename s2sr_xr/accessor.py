@@ -96,7 +96,7 @@ class Accessor(Generic[Obj]):
         *,
         steps: int = 300,
         seed: int = 0,
-        lr: float = 3e-4,
+        lr: float = 1e-3,
         out: str | os.PathLike[str] | None = None,
     ) -> Path:
         """Return a model's weights after learning here; see `s2sr_xr.finetune`."""

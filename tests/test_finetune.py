@@ -9,7 +9,9 @@ from worlds import tree
 
 import s2sr_xr
 from s2sr_xr.bands import BANDS
-from s2sr_xr.train.pairs import reduced_pair
+from s2sr_xr.models.files import read_header
+from s2sr_xr.train.finetune import _parted
+from s2sr_xr.train.pairs import Pair, reduced_pair
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +30,7 @@ def error(scene, model):
     return float((made - pair.target[:, cut:-cut, cut:-cut]).abs().nanmean())
 
 
+@pytest.mark.filterwarnings("ignore:After 1 steps")
 def test_it_learns_the_scene_and_gives_weights_that_run(scene, tmp_path):
     out = tmp_path / "mine.safetensors"
     made = scene.s2sr.finetune("dsen2-s-20m", steps=20, lr=1e-4, out=out)
@@ -40,6 +43,33 @@ def test_it_learns_the_scene_and_gives_weights_that_run(scene, tmp_path):
     assert np.isfinite(ten.B11).any()
     again = scene.s2sr.finetune(made, steps=1, out=tmp_path / "more.safetensors")
     assert s2sr_xr.get_spec(again).output == spec.output
+
+
+def test_what_does_not_help_is_not_kept(scene, tmp_path):
+    out = tmp_path / "wild.safetensors"
+    with pytest.warns(s2sr_xr.S2SRWarning, match="has the weights it began with"):
+        scene.s2sr.finetune("dsen2-s-20m", steps=3, lr=10.0, out=out)
+    mine, theirs = (s2sr_xr.load_model(n).state_dict() for n in (out, "dsen2-s-20m"))
+    assert all(torch.equal(mine[k], theirs[k]) for k in mine)
+    notes = read_header(out).notes
+    assert notes["moved"] == "0 of the way"
+    assert notes["held_back"] == "1.000 of the error before"
+
+
+def test_nothing_is_learnt_from_what_judges(scene):
+    spec = s2sr_xr.get_spec("dsen2-s-20m")
+    row = torch.arange(60.0)[:, None].expand(60, 60)
+    images = [row.repeat_interleave(k, 0).repeat_interleave(k, 1) for k in (4, 2, 2)]
+    images[1] = row
+    for start in (0, 1):
+        shape = (60 - start, 60)
+        pair = Pair("x", tuple(i[None] for i in images[:2]), images[2][None])
+        other = Pair(
+            "y", (torch.zeros(1, 2 * shape[0], 120), row[None, start:]), images[2][None]
+        )
+        learnt, held = _parted([pair, other], spec)
+        most = max(float(p.images[-1].max()) for p in learnt) - spec.margin
+        assert most < float(held.images[-1].min()) + spec.margin
 
 
 def test_the_same_seed_gives_the_same_weights(scene, tmp_path):
@@ -59,7 +89,7 @@ def test_the_same_seed_gives_the_same_weights(scene, tmp_path):
         ("dsen2", s2sr_xr.ModelError, "stands for dsen2-s-20m and dsen2-s-60m"),
         ("bicubic-20m", s2sr_xr.ModelError, "does not learn one scale below"),
         ("dsen2-20m", s2sr_xr.ModelError, "No weights of dsen2-20m"),
-        ("dsen2-s-60m", s2sr_xr.GridError, "needs at least 16 along each side"),
+        ("dsen2-s-60m", s2sr_xr.GridError, "needs at least 20 x 16 to learn"),
     ],
 )
 def test_what_cannot_learn_is_refused(model, error, match, scene, tmp_path):
