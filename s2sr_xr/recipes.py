@@ -24,6 +24,9 @@ rasters, one a scene, ``""`` for none::
     finer = [{path = "planet.tif", bands = ["B02", "B03", "B04", "B08"], scale = 1e-4}]
     out = "mine.safetensors"
 
+``csr`` and ``rec`` learn from simulated detectors, or from the real pairs of L1BSR's
+data: then their folder is the one scene.
+
 ``evoland-gan`` also takes `held`, scenes that its generator is judged by; while it
 runs, the best so far lies beside `out` as ``NAME.best.safetensors``.
 """
@@ -83,6 +86,12 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 """Settings of the shipped weights; of the last three, which none were made with, those
 that were published, for fewer steps."""
 
+UNTOLD: Mapping[str, Mapping[str, Any]] = {
+    "csr": {"task": "anchor"},
+    "rec": {"task": "self"},
+}
+"""Settings where nothing but another detector tells what is right."""
+
 FIVE = ("restoration", "evoland-pretrain", "evoland-gan", "pairs")
 """Recipes of a network that makes 5 m pixels."""
 
@@ -132,6 +141,16 @@ class Training:
     def spec(self) -> ModelSpec:
         """The facts of the network that is trained."""
         return _network(self.recipe)[0]
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether its scenes are the real pairs of L1BSR, in one folder."""
+        from pathlib import Path
+
+        if self.recipe not in UNTOLD or len(self.scenes) > 1:
+            return False
+        folder = Path(self.scenes[0])
+        return folder.is_dir() and any(folder.rglob("*_left/*.tif"))
 
     @property
     def best(self) -> Path:
@@ -276,7 +295,7 @@ def _recipe(job: Training) -> Any:  # noqa: ANN401 - a dataclass each
     from s2sr_xr.train.fit import Plan
     from s2sr_xr.train.l1b import Sensor
 
-    settings = {**DEFAULTS[job.recipe], **job.settings}
+    settings = {**DEFAULTS[job.recipe], **_untold(job), **job.settings}
     if job.recipe.startswith("dsen2"):
         return _made(dsen2.Recipe, settings, spec=job.spec)
     if job.recipe in FIVE:
@@ -287,9 +306,18 @@ def _recipe(job: Training) -> Any:  # noqa: ANN401 - a dataclass each
     own = {"precision": "float32"} if job.recipe == "csr" else {}
     plan = _made(Plan, own | {k: v for k, v in settings.items() if k in named})
     rest = {k: v for k, v in settings.items() if k not in named}
+    if job.overlaps and rest["task"] == "supervised":
+        raise ModelError(
+            "L1BSR's pairs show no truth: leave out task, or say "
+            f"task = {UNTOLD[job.recipe]['task']!r}."
+        )
     if "sensor" in rest:
         rest["sensor"] = _made(Sensor, rest["sensor"])
     return _made(kind, rest, plan=plan)
+
+
+def _untold(job: Training) -> Mapping[str, Any]:
+    return UNTOLD[job.recipe] if job.overlaps else {}
 
 
 def _made(kind: Any, settings: Mapping[str, Any], **given: Any) -> Any:  # noqa: ANN401
@@ -419,8 +447,10 @@ def _steps(
     from s2sr_xr.train import csr, dsen2, rec
     from s2sr_xr.train.l1b import to_counts
     from s2sr_xr.train.pairs import reduced_pairs
+    from s2sr_xr.train.published import l1bsr
 
-    trees = [(s, open_any(s, chunks=2196)) for s in job.scenes]
+    scenes = () if job.overlaps else job.scenes
+    trees = [(s, open_any(s, chunks=2196)) for s in scenes]
     levels = tuple(sorted({str(t.attrs.get("level", "")) for _, t in trees} - {""}))
     recipe, (spec, build) = _recipe(job), _network(job.recipe)
     if job.recipe.startswith("dsen2"):
@@ -435,8 +465,15 @@ def _steps(
             recipe, pairs, checkpoint=beside["checkpoint"], log=beside["log"]
         )
         return made, fill, levels
-    images = [_ten(name, tree) for name, tree in trees]
-    means = torch.stack([to_counts(i.flatten(1).nanmean(1)) for i in images]).mean(0)
+    images: Any
+    if job.overlaps:
+        sizes = {"side": recipe.side, "batch": recipe.batch, "seed": recipe.plan.seed}
+        images = l1bsr(job.scenes[0], **sizes)
+        means = images(0).counts.mean((0, 1, 3, 4))
+    else:
+        images = [_ten(name, tree) for name, tree in trees]
+        counts = [to_counts(i.flatten(1).nanmean(1)) for i in images]
+        means = torch.stack(counts).mean(0)
     fill = dict(zip(R10, map(float, means), strict=True))
     torch.manual_seed(recipe.plan.seed)
     network: Any = build().train()

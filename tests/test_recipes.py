@@ -9,6 +9,7 @@ import pytest
 import rioxarray  # noqa: F401 - registers .rio
 import torch
 from test_published import first as sen2venus_1
+from test_published import overlaps
 from test_published import second as sen2venus_2
 from typer.testing import CliRunner
 
@@ -47,6 +48,25 @@ def toml(value):
     if isinstance(value, list):
         return ", ".join(map(toml, value)).join("[]")
     return json.dumps(value)
+
+
+@pytest.mark.parametrize("recipe", ["csr", "rec"])
+def test_networks_of_level_1b_learn_from_real_pairs(recipe, tmp_path):
+    overlaps(tmp_path / "l1b")
+    path = write(tmp_path, "l1b", recipe, "steps = 3\nbatch = 2\nside = 16")
+    done = CliRunner().invoke(app, ["train", str(path)])
+    assert done.exit_code == 0, done.output
+    spec = s2sr_xr.get_spec(tmp_path / "mine.safetensors")
+    assert spec.levels == ("L1B",)
+    assert spec.fill["B08"] == pytest.approx(spec.fill["B02"] + 300, abs=1)
+
+
+@pytest.mark.parametrize(("recipe", "task"), [("csr", "anchor"), ("rec", "self")])
+def test_real_pairs_show_no_truth(recipe, task, tmp_path):
+    overlaps(tmp_path / "l1b")
+    path = write(tmp_path, "l1b", recipe, 'task = "supervised"')
+    with pytest.raises(s2sr_xr.ModelError, match=f"say task = '{task}'"):
+        read_training(path)
 
 
 def write(folder, scene, recipe, settings="steps = 3", **more):
