@@ -11,6 +11,7 @@ from s2sr_xr.errors import GridError
 from s2sr_xr.models.carn import CARN
 from s2sr_xr.models.catalogue import EVOLAND
 from s2sr_xr.models.discriminator import Discriminator
+from s2sr_xr.models.resample import Upsample
 from s2sr_xr.train.evoland import (
     SPREAD,
     WALD_NOISE,
@@ -146,6 +147,35 @@ def test_restoration_asks_for_what_the_sensor_recorded():
     assert Restoration(loud=(1, 1))(perfect, real).item() < 1e-6
     worse = Restoration()(lambda *x: 1.1 * perfect(*x), real)
     assert worse.item() > 0.1
+    # The root of the error has a floor.
+    relative = Restoration(loud=(0, 0), relative=True)
+    assert relative(perfect, real).item() < 1e-2
+
+
+def test_a_relative_loss_counts_dark_bands_as_much_as_bright_ones():
+    *seen, fine = batch()
+    plain = Upsample(2, "bicubic"), Upsample(4, "bicubic")
+
+    def bicubic(*images):
+        r = plain[0].reach
+        wide = [nn.functional.pad(x, (r,) * 4, mode="replicate") for x in images]
+        made = [up(x) for up, x in zip(plain, wide, strict=True)]
+        return torch.cat(made, 1)
+
+    def loss(dark, relative):
+        scale = torch.ones(10, 1, 1)
+        scale[4:] = dark
+        given = seen[0], seen[1] * dark
+        recipe = Restoration(loud=(0, 0), relative=relative, below=0.0)
+        each = [recipe.error(bicubic(*given), given, fine * scale, 4)]
+        each.append(recipe.once(bicubic, given))
+        return [float(x) for x in each]
+
+    bright, dim = loss(1.0, relative=True), loss(0.1, relative=True)
+    assert bright == pytest.approx(dim, rel=0.2)
+    assert bright[0] == pytest.approx(1, abs=0.05)
+    bright, dim = loss(1.0, relative=False), loss(0.1, relative=False)
+    assert dim[0] < 0.7 * bright[0]
 
 
 def test_the_high_pass_removes_means_and_keeps_edges():

@@ -23,10 +23,9 @@ from torch.nn import functional as F  # noqa: N812
 
 from s2sr_xr.errors import GridError
 from s2sr_xr.models.dsen2 import DSen2
-from s2sr_xr.models.layers import centre
-from s2sr_xr.models.resample import Upsample
 from s2sr_xr.train.fit import Plan
 from s2sr_xr.train.fit import fit as train
+from s2sr_xr.train.losses import bicubic, over_bicubic
 from s2sr_xr.train.muon import Muon
 from s2sr_xr.train.pairs import Pair, estranged, patches
 from s2sr_xr.train.patches import Augment
@@ -42,14 +41,10 @@ __all__ = [
     "first_network",
     "fit",
     "l1_inside",
-    "over_bicubic",
     "ratio_to_bicubic",
 ]
 
 Batch: TypeAlias = tuple[tuple[torch.Tensor, ...], torch.Tensor]
-
-NOISE = 1e-3
-"""Reflectance that the relative loss adds to what bicubic errs by."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,37 +180,11 @@ def l1_inside(network: torch.nn.Module, batch: Batch, edge: int) -> torch.Tensor
 
 
 def relative_inside(network: torch.nn.Module, batch: Batch, edge: int) -> torch.Tensor:
-    """Return the mean over bands and patches of RMSE over that of bicubic.
-
-    Away from the border. `NOISE` is added to the latter: what bicubic gets right to
-    less is noise, and nothing to learn.
-    """
+    """Return the mean of `over_bicubic`, away from the border."""
     images, target = batch
     inner = slice(edge, -edge)
     made: torch.Tensor = network(*images)
-    return over_bicubic(made[..., inner, inner], images[-1], target)
-
-
-def over_bicubic(
-    made: torch.Tensor, coarse: torch.Tensor, target: torch.Tensor
-) -> torch.Tensor:
-    """Return the mean of RMSE over that of bicubic of `coarse`, as `relative_inside`.
-
-    `made`, ``(B, C, h, w)``, is of the middle of `target`, ``(B, C, H, W)``.
-    """
-    truth = centre(target, made)
-    with torch.no_grad():
-        plain = centre(_bicubic(coarse, target.shape[-1] // coarse.shape[-1]), made)
-        yard = (plain - truth).square().mean((2, 3)).sqrt() + NOISE
-    # The root has no slope at 0.
-    error = (made - truth).square().mean((2, 3)) + 1e-10
-    return (error.sqrt() / yard).mean()
-
-
-def _bicubic(coarse: torch.Tensor, factor: int) -> torch.Tensor:
-    up = Upsample(factor, "bicubic")
-    fine: torch.Tensor = up(F.pad(coarse, (up.reach,) * 4, mode="replicate"))
-    return fine
+    return over_bicubic(made[..., inner, inner], images[-1], target).mean()
 
 
 LOSSES = {"relative": relative_inside, "l1": l1_inside}
@@ -232,7 +201,7 @@ def ratio_to_bicubic(
     """
     from s2sr_xr.metrics import rmse
 
-    plain = _bicubic(pair.images[-1][None], spec.output.per_cell)
+    plain = bicubic(pair.images[-1][None], spec.output.per_cell)
     made = network(*(i[None] for i in pair.images))[0]
     inner = slice(border, -border or None)
     truth = pair.target[..., inner, inner].numpy()

@@ -33,6 +33,7 @@ from s2sr_xr.degrade import add_noise, psf_downscale, reduce_scale
 from s2sr_xr.errors import GridError, ModelError
 from s2sr_xr.models.catalogue import EVOLAND
 from s2sr_xr.models.resample import Upsample
+from s2sr_xr.train.losses import over_bicubic
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -480,6 +481,11 @@ class Restoration:
     truth: float = 0.5
     """Weight of a finer image."""
 
+    relative: bool = False
+    """Errors are RMSE over that of bicubic, patch by patch and band by band
+    (`over_bicubic`), so that dark and flat ones count too; not mean absolute errors in
+    spreads of a training set."""
+
     def __post_init__(self) -> None:
         _check_range("loud", self.loud, 0, math.inf)
 
@@ -487,28 +493,51 @@ class Restoration:
         """Return the loss of real images and, where there is one, of a finer one."""
         real, *finer = batch
         total = self.once(network, real) + self.below * self.twice(network, real)
-        for ten, twenty, fine in finer:
-            made = network(ten, twenty)
-            loss = spread_loss(made, fine, range(10), self.edge)
-            total = total + self.truth * loss
+        for *seen, fine in finer:
+            made = network(*seen)
+            total = total + self.truth * self.error(made, seen, fine, self.edge)
         return total
 
     def once(self, network: Network, batch: Batch) -> torch.Tensor:
         """Return the loss one scale below."""
         ten, twenty = batch
-        made = network(*self.noisy(reduce_scale(ten, 2), reduce_scale(twenty, 2)))
+        seen = self.noisy(reduce_scale(ten, 2), reduce_scale(twenty, 2))
+        made = network(*seen)
+        fine = self.error(made[:, :TEN], seen[:1], ten, self.edge)
         others = reduce_scale(made[:, TEN:], 2)
-        fine = spread_loss(made[:, :TEN], ten, range(TEN), self.edge)
-        return fine + spread_loss(others, twenty, range(TEN, 10), self.edge // 2)
+        return fine + self.error(others, seen[1:], twenty, self.edge // 2, TEN)
 
     def twice(self, network: Network, batch: Batch) -> torch.Tensor:
         """Return the loss two scales below."""
         ten, twenty = batch
         half = reduce_scale(ten, 2)
         quarter = reduce_scale(reduce_scale(twenty, 2), 2)
-        made = network(*self.noisy(reduce_scale(half, 2), quarter))
+        seen = self.noisy(reduce_scale(half, 2), quarter)
         target = torch.cat((half, twenty), 1)
-        return spread_loss(made, target, range(10), self.edge)
+        return self.error(network(*seen), seen, target, self.edge)
+
+    def error(
+        self,
+        made: torch.Tensor,
+        seen: Batch,
+        target: torch.Tensor,
+        edge: int,
+        first: int = 0,
+    ) -> torch.Tensor:
+        """Return the error of some of the ten bands, from `first` on.
+
+        `seen` are these bands as the network was given them, group by group.
+        """
+        if not self.relative:
+            bands = range(first, first + made.shape[1])
+            return spread_loss(made, target, bands, edge)
+        inner = slice(edge, -edge or None)
+        kinds = [image.shape[1] for image in seen]
+        parts = (torch.split(x, kinds, 1) for x in (made[..., inner, inner], target))
+        found = [
+            over_bicubic(m, image, t) for m, t, image in zip(*parts, seen, strict=True)
+        ]
+        return torch.cat(found, 1).mean()
 
     def noisy(self, *images: torch.Tensor) -> list[torch.Tensor]:
         """Return the images with a little noise of one loudness."""
