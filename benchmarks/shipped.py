@@ -16,6 +16,7 @@ import argparse
 import json
 import tempfile
 import time
+from copy import deepcopy
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from safetensors.torch import load_file
 import s2sr_xr
 from s2sr_xr.models.catalogue import published
 from s2sr_xr.models.files import save
+from s2sr_xr.models.layers import lower
 from s2sr_xr.train.dsen2 import Recipe, first_network, fit, ratio_to_bicubic
 from s2sr_xr.train.pairs import Pair, reduced_pair, reduced_pairs, true_pair
 
@@ -208,6 +210,20 @@ def main(arguments: list[str] | None = None) -> None:
     ship(network, stages, learnt, judged, weight, args.out)
 
 
+@torch.inference_mode()
+def bf16_rmse(network: torch.nn.Module, given) -> float:
+    """Return how far bf16 is from float32, in the unit of what the network makes.
+
+    `given` yields what the network takes, scene by scene.
+    """
+    lowered, found = deepcopy(network), []
+    lower(lowered)
+    for images in given:
+        made = (one(*(i.clone() for i in images)) for one in (network, lowered))
+        found.append(float((next(made) - next(made)).square().mean()))
+    return float(f"{np.mean(found) ** 0.5:.2g}")
+
+
 def ship(
     network: torch.nn.Module,
     stages: list,
@@ -245,6 +261,9 @@ def ship(
             "simulated_weight": weight,
             "note": NOTES[name[-3:]],
         },
+        "bf16_rmse": bf16_rmse(
+            network, ([i[None].nan_to_num(0.1) for i in p.images] for p in judged)
+        ),
         "rmse_over_bicubic": found,
         "limits": LIMITS,
     }

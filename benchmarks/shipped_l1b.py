@@ -28,12 +28,13 @@ import numpy as np
 import rasterio
 import torch
 from quality import read
-from shipped import LEFT_OUT, PLACES, TERMS
+from shipped import LEFT_OUT, PLACES, TERMS, bf16_rmse
 
 import s2sr_xr
 from s2sr_xr.degrade import block_mean
 from s2sr_xr.models.aligned_rec import AlignedREC
 from s2sr_xr.models.catalogue import published
+from s2sr_xr.models.csr import standardise
 from s2sr_xr.models.files import save_tensors
 from s2sr_xr.train import csr, rec
 from s2sr_xr.train.fit import Plan
@@ -238,10 +239,22 @@ def judge(
         network = network.half().float()
     fine = args.model == "rec-s"
     sets = judged_views(args.real, sensor, truth=fine, simulated=args.simulated)
+    counts = (s.views.counts[:, 0, [BANDS.index(b) for b in bands]] for s in sets)
     if not fine:
-        return flow_table(network, sets), network
-    plain = rec.Recipe(sensor=sensor, bands=bands)
-    return psnr_table(network, sets, plain), network
+        given = (pairs_of(c) for c in counts)
+        table = flow_table(network, sets)
+    else:
+        given = ((c,) for c in counts)
+        plain = rec.Recipe(sensor=sensor, bands=bands)
+        table = psnr_table(network, sets, plain)
+    return table | {"bf16_rmse": bf16_rmse(network, given)}, network
+
+
+def pairs_of(counts: torch.Tensor) -> tuple[torch.Tensor]:
+    """Return green and each other band of counts (B, 4, h, w), for `csr-s`."""
+    plain = standardise(counts)
+    pairs = [torch.stack((plain[:, 1], plain[:, k]), 1) for k in (0, 2, 3)]
+    return (torch.cat(pairs),)
 
 
 @torch.inference_mode()
