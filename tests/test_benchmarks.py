@@ -120,3 +120,10 @@ def test_peak_memory_is_of_the_child_alone(monkeypatch):
     found = common.child("common.facts")
     assert found["versions"]["numpy"] == np.__version__
     assert 0 < found["peak_bytes"] < mine.nbytes
+
+
+def test_finetuning_judges_what_it_has_not_seen():
+    options = ["--simulated", 1, "--size", 240, "--steps", 1]
+    _, (row,) = told("finetuning", *options)
+    assert 0 <= float(row["moved"]) <= 1
+    assert {0.5 < row[scale] < 1.5 for scale in ("reduced", "true")} == {True}
