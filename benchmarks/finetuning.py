@@ -87,7 +87,7 @@ def real(folder: Path, model: str) -> Iterator[tuple]:
         scene = read(path)
         if natives(scene) != {10, 20, 60} or "partial" in scene.name:
             continue
-        if place(scene.name) not in LEFT_OUT["20m"]:
+        if place(scene.name) not in LEFT_OUT[f"{spec.cell}m"]:
             continue
         with tempfile.TemporaryDirectory() as scratch:
             tree = opened(scene, cropped(scene.counts, CELL), Path(scratch)).load()

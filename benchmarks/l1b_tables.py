@@ -112,10 +112,12 @@ def supervision(args: argparse.Namespace) -> list[dict]:
 
 
 def compared(args: argparse.Namespace, wanted: list[tuple]) -> list[dict]:
-    """Return the PSNR of each band, by each way to learn it; bilinear first."""
+    """Return the PSNR of each band, by each way to learn it; aligned bicubic first."""
     sets = judged_views(args.real, SEEN, truth=True, simulated=args.simulated // 2)
     start = first("rec-s", BANDS, 0).eval()
-    rows = [{"task": "bilinear", "bands": "", "steps": 0} | judged(start, sets, args)]
+    rows = [
+        {"task": "aligned bicubic", "bands": "", "steps": 0} | judged(start, sets, args)
+    ]
     for task, names in wanted:
         path = run_of(args, task, names)
         plan = json.loads(path.with_suffix(".json").read_text())["recipe"]["plan"]

@@ -2,9 +2,10 @@
 
     python benchmarks/seams.py [--real DIR] [--model csr-s rec-s]
 
-CSR and REC look at a whole tile with its halo (standardisation, channel attention), so
-two neighbouring tiles do not agree on the pixels between them. Both are run here, and
-what they say of the two rows or columns along the seam is compared. `--real` is a
+CSR and REC look at a whole tile with its halo (standardisation, channel attention, the
+flow of `rec-s`), so two neighbouring tiles do not agree on the pixels between them.
+Both are run here, and what they say of the two rows or columns along the seam is
+compared. `--real` is a
 folder of 352 px TIFFs of L1B, on which tiles are smaller than the 352 px of the card;
 a simulated scene shows those too.
 """

@@ -33,9 +33,9 @@ T = TypeVar("T")
 
 PRECISIONS = ("float32", "bf16", "tf32")
 """What `precision` may be. With "bf16" the convolutions between features compute in
-bfloat16; what bands enter and leave by, and what is summed up, stays float32. With
-"tf32", of GPUs only, convolutions round what they multiply to 10 bits behind the
-point."""
+bfloat16; what bands enter and leave by, and what is summed up, stays float32 (CARN
+sums up in bfloat16 too). With "tf32", of GPUs only, convolutions round what they
+multiply to 10 bits behind the point."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

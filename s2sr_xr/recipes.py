@@ -76,7 +76,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "dsen2-20m": {"steps": 5000},
     "dsen2-60m": {"steps": 1500, "side": 7, "edge": 12},
     "csr": {"steps": 1200, "lr": 2e-3, "side": 96, "batch": 4, "task": "supervised"},
-    "rec": {"steps": 4000, "lr": 2e-3, "side": 32, "batch": 12, "task": "supervised"}
+    "rec": {"steps": 5000, "lr": 2e-3, "side": 32, "batch": 12, "task": "supervised"}
     | {"optimiser": "muon", "sensor": {"phase": 0.5, "apart": 1.0}},
     "restoration": {"steps": 2700, "lr": 1e-3, "odd": 0.25},
     "evoland-pretrain": {"steps": 20_000, "lr": 2e-4, "side": 32, "batch": 16},
@@ -312,7 +312,9 @@ def _recipe(job: Training) -> Any:  # noqa: ANN401 - a dataclass each
             f"task = {UNTOLD[job.recipe]['task']!r}."
         )
     if "sensor" in rest:
-        rest["sensor"] = _made(Sensor, rest["sensor"])
+        known = DEFAULTS[job.recipe].get("sensor", {})
+        told = rest["sensor"]
+        rest["sensor"] = _made(Sensor, known | told if isinstance(told, dict) else told)
     return _made(kind, rest, plan=plan)
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+import s2sr_xr
 from s2sr_xr.errors import ModelError
 from s2sr_xr.models.aligned_rec import AlignedREC
+from s2sr_xr.models.cost import cost_of
 from s2sr_xr.models.csr import CSR
 from s2sr_xr.models.lucas_kanade import LucasKanade
 from s2sr_xr.models.rec import REC
@@ -27,6 +31,10 @@ def ground(size=160, seed=0):
     coarse = torch.rand(4, size // 4, size // 4, generator=generator)
     image = torch.nn.functional.interpolate(coarse[None], scale_factor=4)
     return image[0] * 0.2 + 0.05
+
+
+def tiny_csr():
+    return CSR(width=2, scales=1)
 
 
 def learning(**options):
@@ -71,9 +79,17 @@ def test_one_band_needs_no_flow():
 def test_the_registration_learns_nothing():
     network = rec.begun(small(), LucasKanade(), phase=0.5)
     before = {k: v.clone() for k, v in network.registration.state_dict().items()}
-    *_, last = rec.train(learning(), network, [ground()])
+    recipe = replace(learning(), task="self", plan=Plan(steps=2, lr=1e-2, ema=0.0))
+    *_, last = rec.train(recipe, network, [ground()], csr=LucasKanade())
     after = last.network.registration.state_dict()
     assert all(torch.equal(before[k], after[k]) for k in before)
+    assert not any(p.requires_grad for p in network.registration.parameters())
+    assert not network.find(torch.rand(1, 4, 16, 16).requires_grad_()).requires_grad
+
+
+def test_its_cost_is_counted_without_pixels():
+    found = cost_of(s2sr_xr.load_model("rec-s"), s2sr_xr.get_spec("rec-s"), (64, 64))
+    assert found.activations > 1e6
 
 
 def test_it_takes_over_the_registration_it_begins_with():
@@ -129,15 +145,16 @@ def test_told_flows_are_the_true_ones_with_the_errors_asked_for():
 
 
 @pytest.mark.parametrize(
-    ("network", "phase", "said"),
+    ("network", "csr", "phase", "said"),
     [
-        (small, 0.0, r"the sensor has 0: say sensor = \{phase = 0.5\}"),
-        (lambda: CSR(width=2, scales=1), 0.5, "CSR is no REC and no AlignedREC"),
+        (small, LucasKanade, 0.0, r"the sensor has 0: say sensor = \{phase = 0.5\}"),
+        (tiny_csr, LucasKanade, 0.5, "CSR is no REC and no AlignedREC"),
+        (small, tiny_csr, 0.5, "such as load_model.'csr-s'.; got a CSR"),
     ],
 )
-def test_what_cannot_begin_is_refused(network, phase, said):
+def test_what_cannot_begin_is_refused(network, csr, phase, said):
     with pytest.raises(ModelError, match=said):
-        rec.begun(network(), LucasKanade(), phase=phase)
+        rec.begun(network(), csr(), phase=phase)
 
 
 def test_a_published_network_begins_as_interpolation():

@@ -11,7 +11,7 @@ import s2sr_xr
 from s2sr_xr.bands import BANDS
 from s2sr_xr.models.files import read_header
 from s2sr_xr.train.finetune import _parted
-from s2sr_xr.train.pairs import Pair, reduced_pair
+from s2sr_xr.train.pairs import reduced_pair, reduced_pairs
 
 
 @pytest.fixture(scope="module")
@@ -56,20 +56,32 @@ def test_what_does_not_help_is_not_kept(scene, tmp_path):
     assert notes["held_back"] == "1.000 of the error before"
 
 
-def test_nothing_is_learnt_from_what_judges(scene):
-    spec = s2sr_xr.get_spec("dsen2-s-20m")
-    row = torch.arange(60.0)[:, None].expand(60, 60)
-    images = [row.repeat_interleave(k, 0).repeat_interleave(k, 1) for k in (4, 2, 2)]
-    images[1] = row
-    for start in (0, 1):
-        shape = (60 - start, 60)
-        pair = Pair("x", tuple(i[None] for i in images[:2]), images[2][None])
-        other = Pair(
-            "y", (torch.zeros(1, 2 * shape[0], 120), row[None, start:]), images[2][None]
-        )
-        learnt, held = _parted([pair, other], spec)
-        most = max(float(p.images[-1].max()) for p in learnt) - spec.margin
-        assert most < float(held.images[-1].min()) + spec.margin
+@pytest.mark.parametrize("missing", [0, 17])
+def test_nothing_is_learnt_from_what_judges(missing):
+    """Each target says which native row it is of."""
+
+    def rows(shape):
+        row = np.arange(shape[0]) * (120 / shape[0])
+        seen = np.where(row < 120 - missing, row, np.nan)
+        return np.broadcast_to(seen[:, None], shape).astype("f4")
+
+    spec, obj = s2sr_xr.get_spec("dsen2-s-20m"), tree((40, 20), BANDS, values=rows)
+    learnt, held = _parted(reduced_pairs(obj, spec, "scene"), spec)
+    border = spec.margin * spec.output.per_cell
+    most = max(float(p.target[:, :-border].max()) for p in learnt)
+    least = float(held.target[:, border:].min())
+    assert most < least
+    assert least - most < 4  # and hardly anything is for neither
+    assert float(held.target.isfinite().float().mean()) > 0.95
+
+
+@pytest.mark.filterwarnings("ignore:After 1 steps")
+def test_where_the_scene_ends_it_is_not_judged(scene, tmp_path):
+    cut = scene.map_over_datasets(
+        lambda ds: ds.where(ds.y > float(ds.y.quantile(0.3))) if "y" in ds.dims else ds
+    )
+    out = cut.s2sr.finetune("dsen2-s-20m", steps=1, out=tmp_path / "a.safetensors")
+    assert "of the error before" in read_header(out).notes["held_back"]
 
 
 def test_the_same_seed_gives_the_same_weights(scene, tmp_path):
@@ -89,7 +101,7 @@ def test_the_same_seed_gives_the_same_weights(scene, tmp_path):
         ("dsen2", s2sr_xr.ModelError, "stands for dsen2-s-20m and dsen2-s-60m"),
         ("bicubic-20m", s2sr_xr.ModelError, "does not learn one scale below"),
         ("dsen2-20m", s2sr_xr.ModelError, "No weights of dsen2-20m"),
-        ("dsen2-s-60m", s2sr_xr.GridError, "needs at least 20 x 16 to learn"),
+        ("dsen2-s-60m", s2sr_xr.GridError, "needs at least 21 x 16 to learn"),
     ],
 )
 def test_what_cannot_learn_is_refused(model, error, match, scene, tmp_path):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
+from pathlib import Path
 
 import pystac
 import pytest
@@ -17,7 +19,7 @@ import s2sr_xr
 from s2sr_xr.cli import app
 from s2sr_xr.models import files
 from s2sr_xr.models.catalogue import EVOLAND
-from s2sr_xr.recipes import RECIPES, read_training, train
+from s2sr_xr.recipes import RECIPES, _recipe, read_training, train
 from s2sr_xr.simulate import finer_truth
 
 SMALL = {
@@ -48,6 +50,20 @@ def toml(value):
     if isinstance(value, list):
         return ", ".join(map(toml, value)).join("[]")
     return json.dumps(value)
+
+
+def test_a_sensor_differs_only_in_what_is_told(scene, tmp_path):
+    path = write(tmp_path, scene, "rec", "sensor = {noise = 0.002}")
+    sensor = _recipe(read_training(path)).sensor
+    assert (sensor.noise, sensor.phase, sensor.apart) == (0.002, 0.5, 1.0)
+
+
+def test_rec_is_learnt_as_the_shipped_weights_were(scene, tmp_path):
+    path = write(tmp_path, scene, "rec", "seed = 0")
+    recipe = json.loads(json.dumps(asdict(_recipe(read_training(path)))))
+    card = Path(s2sr_xr.__file__).parent / "models/weights/rec-s.json"
+    theirs = json.loads(card.read_text())["recipe"]
+    assert recipe == {k: v for k, v in theirs.items() if k in recipe}
 
 
 @pytest.mark.parametrize("recipe", ["csr", "rec"])
@@ -113,6 +129,30 @@ def test_the_same_file_makes_the_same_weights(scene, tmp_path):
         ({}, "steps = 0", s2sr_xr.ModelError, "steps is 1 or more"),
         ({}, "[", s2sr_xr.ModelError, "is no recipe"),
         ({"out": "mine.pt"}, "", s2sr_xr.StoreError, r"is no \.safetensors file"),
+        (
+            {"recipe": "rec"},
+            'optimiser = "sgd"',
+            s2sr_xr.ModelError,
+            "optimiser is adam or muon; got 'sgd'",
+        ),
+        (
+            {"recipe": "dsen2-20m"},
+            'optimiser = "sgd"',
+            s2sr_xr.ModelError,
+            "optimiser is adam or muon; got 'sgd'",
+        ),
+        (
+            {"recipe": "dsen2-20m"},
+            'loss = "l2"',
+            s2sr_xr.ModelError,
+            "loss is relative or l1; got 'l2'",
+        ),
+        (
+            {"recipe": "rec"},
+            "sensor = 3",
+            s2sr_xr.ModelError,
+            "3 is no table of settings",
+        ),
     ],
 )
 def test_what_is_no_recipe_is_refused(change, settings, error, match, scene, tmp_path):

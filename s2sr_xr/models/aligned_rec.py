@@ -17,6 +17,7 @@ Perez et al. (2018), FiLM: visual reasoning with a general conditioning layer, A
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 
 import torch
 from torch import nn
@@ -111,8 +112,10 @@ class AlignedREC(nn.Module):
     @torch.no_grad()
     def find(self, counts: torch.Tensor) -> torch.Tensor:
         """Return the flow of each band of ``(B, bands, h, w)``, 0 for the reference."""
+        kind = counts.device.type
+        mixed = torch.amp.is_autocast_available(kind)
         # What it solves by itself needs float32.
-        with torch.autocast(counts.device.type, enabled=False):
+        with torch.autocast(kind, enabled=False) if mixed else nullcontext():
             return register_bands(
                 self.registration, counts.float(), reference=self.reference
             )[1]

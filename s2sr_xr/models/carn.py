@@ -93,12 +93,11 @@ class Cascade(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return ``(B, features, H, W)`` of ``(B, features, h, w)``."""
-        # Added up in one type: float32 and bf16 together are several times slower.
-        kind = next(self.mixes.parameters()).dtype
-        total = x = x.to(kind)
+        total = x
         for i, mix in enumerate(self.mixes):
             y = self.stages[i % len(self.stages)](x)
-            before = centre(total, y)
+            # Added up in one type: float32 and bf16 together are several times slower.
+            before = centre(total, y).to(y.dtype)
             # In the memory of `y`, unless its slope is asked for.
             total = y + before if y.requires_grad else y.add_(before)
             x = mix(total)

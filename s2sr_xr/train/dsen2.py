@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from s2sr_xr.errors import GridError
+from s2sr_xr.errors import GridError, ModelError
 from s2sr_xr.models.dsen2 import DSen2
 from s2sr_xr.train.fit import Plan
 from s2sr_xr.train.fit import fit as train
 from s2sr_xr.train.losses import bicubic, over_bicubic
-from s2sr_xr.train.muon import Muon
+from s2sr_xr.train.muon import OPTIMISERS
 from s2sr_xr.train.pairs import Pair, estranged, patches
 from s2sr_xr.train.patches import Augment
 
@@ -100,6 +100,9 @@ class Recipe:
     """Decides the first weights and every batch."""
 
     def __post_init__(self) -> None:
+        for name, known in (("loss", LOSSES), ("optimiser", OPTIMISERS)):
+            if (said := getattr(self, name)) not in known:
+                raise ModelError(f"{name} is {' or '.join(known)}; got {said!r}.")
         pixels = self.side * self.spec.output.per_cell
         if not 0 <= 2 * self.edge < pixels:
             raise GridError(
@@ -174,7 +177,7 @@ def first_network(recipe: Recipe) -> DSen2:
 def l1_inside(network: torch.nn.Module, batch: Batch, edge: int) -> torch.Tensor:
     """Return the mean absolute error, in reflectance, away from the border."""
     images, target = batch
-    inner = slice(edge, -edge)
+    inner = slice(edge, -edge or None)
     made: torch.Tensor = network(*images)
     return F.l1_loss(made[..., inner, inner], target[..., inner, inner])
 
@@ -182,13 +185,12 @@ def l1_inside(network: torch.nn.Module, batch: Batch, edge: int) -> torch.Tensor
 def relative_inside(network: torch.nn.Module, batch: Batch, edge: int) -> torch.Tensor:
     """Return the mean of `over_bicubic`, away from the border."""
     images, target = batch
-    inner = slice(edge, -edge)
+    inner = slice(edge, -edge or None)
     made: torch.Tensor = network(*images)
     return over_bicubic(made[..., inner, inner], images[-1], target).mean()
 
 
 LOSSES = {"relative": relative_inside, "l1": l1_inside}
-OPTIMISERS = {"adam": torch.optim.Adam, "muon": Muon}
 
 
 @torch.inference_mode()

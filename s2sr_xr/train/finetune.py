@@ -36,7 +36,10 @@ BATCH = 8
 """Patches a step."""
 
 HELD = 4
-"""One row of so many is held back, the last, to judge by."""
+"""The last of so many parts of the rows is held back, to judge by."""
+
+FEWEST = 4
+"""Rows that are held back at least."""
 
 JUDGED = 24
 """Patches of them."""
@@ -96,7 +99,8 @@ def finetune(
     ModelError
         The model stands for two, has no weights, or does not make coarse bands finer.
     MissingBandError, GridError
-        The scene lacks a band, or is too small for a patch one scale below.
+        The scene lacks a band, is too small for a patch one scale below, or misses
+        pixels all over what is learnt from or held back.
     StoreError
         `out` exists.
     """
@@ -149,23 +153,30 @@ def finetune(
 
 def _parted(pairs: list[Pair], spec: ModelSpec) -> tuple[list[Pair], Pair]:
     """Return what is learnt from, and what is held back: no target is in both."""
-    least, (rows, columns) = 2 * spec.margin + 4, pairs[-1].cells
-    last = max(rows // HELD, 4)
-    if rows < least + last or columns < least:
-        metres = spec.cell * spec.output.per_cell
+    least, metres = 2 * spec.margin + 4, spec.cell * spec.output.per_cell
+    # Below the last row with pixels there is nothing to judge by.
+    seen = [int(p.target.isfinite().any((0, 2)).nonzero().max()) for p in pairs]
+    end = min(seen) // spec.output.per_cell + 1
+    rows, columns = (min(p.cells[i] for p in pairs) for i in (0, 1))
+    rows = min(rows, end)
+    # Of two phases, one begins less than a cell after the other: one row is neither's.
+    spare = rows - least - 1
+    if spare < FEWEST or columns < least:
         raise GridError(
             f"The scene has {rows} x {columns} cells of {metres} m; {spec.name} needs "
-            f"at least {least + 4} x {least} to learn from. Take a larger part."
+            f"at least {least + 1 + FEWEST} x {least} to learn from. Take a larger "
+            "part."
         )
+    last = min(max(rows // HELD, FEWEST), spare)
     # A target lies within the margin of its patch.
-    held = _rows(pairs[0], spec, slice(-last - 2 * spec.margin, None))
-    return [_rows(p, spec, slice(0, -last - 1)) for p in pairs], held
+    held = _rows(pairs[0], spec, slice(rows - last - 2 * spec.margin, rows))
+    return [_rows(p, spec, slice(0, rows - last - 1)) for p in pairs], held
 
 
 def _rows(pair: Pair, spec: ModelSpec, rows: slice) -> Pair:
     groups = [*spec.inputs, spec.output]
     *images, target = (
-        image[:, rows.start * g.per_cell : rows.stop and rows.stop * g.per_cell]
+        image[:, rows.start * g.per_cell : rows.stop * g.per_cell]
         for g, image in zip(groups, (*pair.images, pair.target), strict=True)
     )
     return replace(pair, images=tuple(images), target=target)

@@ -16,7 +16,7 @@ import torch
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["Muon"]
+__all__ = ["OPTIMISERS", "Muon"]
 
 FEW = 4
 """A kernel with fewer channels out is no matrix to speak of: Adam has it."""
@@ -82,3 +82,10 @@ class Muon(torch.optim.Optimizer):
         for part, state in zip(self.parts, state_dict["parts"], strict=True):
             part.load_state_dict(state)
         self._share()
+
+
+OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "muon": Muon,
+}
+"""How gradients become steps, by what recipes say."""

@@ -2,7 +2,8 @@
 
 *Self* needs no truth: what is made of one detector, moved to where a frozen CSR finds
 the other and sampled as that one samples, has to be what the other saw. *Supervised*
-takes the fine image that the simulation knows.
+takes the fine image that the simulation knows. Networks are `REC`, or `AlignedREC`, as
+our small one is.
 
 References
 ----------
@@ -21,6 +22,7 @@ from s2sr_xr.errors import MissingBandError, ModelError
 from s2sr_xr.metrics import psnr
 from s2sr_xr.models.aligned_rec import AlignedREC
 from s2sr_xr.models.csr import standardise
+from s2sr_xr.models.lucas_kanade import LucasKanade
 from s2sr_xr.models.rec import REC, SCALE
 from s2sr_xr.train.fit import Plan, fit
 from s2sr_xr.train.l1b import (
@@ -34,7 +36,7 @@ from s2sr_xr.train.l1b import (
     true_flow,
 )
 from s2sr_xr.train.l1b import sample as sampled
-from s2sr_xr.train.muon import Muon
+from s2sr_xr.train.muon import OPTIMISERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -99,6 +101,9 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.task not in get_args(Task):
             raise ModelError(f"task is self or supervised; got {self.task!r}.")
+        if self.optimiser not in OPTIMISERS:
+            names = " or ".join(OPTIMISERS)
+            raise ModelError(f"optimiser is {names}; got {self.optimiser!r}.")
         known = tuple(b for b in BANDS if b in self.bands)
         if known != tuple(self.bands) or BANDS[GREEN] not in known:
             raise MissingBandError(
@@ -121,7 +126,7 @@ def train(
     checkpoint: Path | None = None,
     log: Path | None = None,
 ) -> Iterator[Step]:
-    """Train a `REC` on any images, and yield each step (`s2sr_xr.train.fit.fit`).
+    """Train a `REC` or an `AlignedREC` on any images, and yield each step (`fit`).
 
     Parameters
     ----------
@@ -134,7 +139,7 @@ def train(
         function from step to `Views`, such as real overlaps, which have neither maps
         nor truth.
     csr
-        A trained `CSR`, which stays as it is; for the task "self".
+        A trained `CSR` or `LucasKanade`, which stays as it is; for the task "self".
     checkpoint, log
         As in `fit`, which says what else may be raised.
 
@@ -170,7 +175,7 @@ def train(
         checkpoint=checkpoint,
         log=log,
         facts=facts,
-        optimiser={"adam": torch.optim.Adam, "muon": Muon}[recipe.optimiser],
+        optimiser=OPTIMISERS[recipe.optimiser],
     )
 
 
@@ -183,7 +188,8 @@ def begun(network: nn.Module, csr: nn.Module, *, phase: float) -> nn.Module:
     Raises
     ------
     ModelError
-        An `AlignedREC` draws its pixels at another phase, or the network is neither.
+        An `AlignedREC` draws its pixels at another phase, or is given another kind of
+        `csr`; or the network is neither.
     """
     if isinstance(network, REC):
         return as_interpolation(network, phase=phase)
@@ -193,6 +199,11 @@ def begun(network: nn.Module, csr: nn.Module, *, phase: float) -> nn.Module:
         raise ModelError(
             f"The network draws pixels at phase {network.phase:g} of a detector's, the "
             f"sensor has {phase:g}: say sensor = {{phase = {network.phase:g}}}."
+        )
+    if not isinstance(csr, LucasKanade):
+        raise ModelError(
+            "An AlignedREC registers by a LucasKanade, such as load_model('csr-s'); "
+            f"got a {type(csr).__name__}."
         )
     network.registration.load_state_dict(csr.state_dict())
     return network
