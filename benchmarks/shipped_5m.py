@@ -67,8 +67,12 @@ STAGES = (
         Plan(steps=2200, lr=1e-3, seed=3),
         Restoration(loud=(0.0, 0.2), edge=12, relative=True),
     ),
+    (
+        Plan(steps=2400, lr=8e-4, seed=4),
+        Restoration(loud=(0.0, 0.2), edge=12, relative=True),
+    ),
 )
-OPTIMISERS = (torch.optim.Adam,) * 3 + (Muon,)
+OPTIMISERS = (torch.optim.Adam,) * 3 + (Muon,) * 2
 NOTE = (
     "The first 400 steps went at the pace of a plan of 4000. Two choices, the dimmed "
     "bands and the second stage, were made after a look at the left-out places. Before "

@@ -85,9 +85,9 @@ class AlignedREC(nn.Module):
         self.reference, self.phase = reference, phase
         self.registration = LucasKanade().requires_grad_(requires_grad=False)
         phases = 2 * len(WAVES) * (bands - 1)
-        self.head = Conv(4 * bands, features, padding="same")
+        self.head = Conv(4 * bands, features, padding="same", end=True)
         self.trunk = nn.ModuleList(Block(features, phases) for _ in range(blocks))
-        self.tail = Conv(features, 4 * bands, padding="same")
+        self.tail = Conv(features, 4 * bands, padding="same", end=True)
         nn.init.zeros_(self.tail.weight)
         nn.init.zeros_(self.tail.bias)  # type: ignore[arg-type]
 

@@ -43,6 +43,8 @@ class Conv(nn.Conv2d):
         What ``"same"`` pads with.
     groups
         Channels are convolved in this many separate groups.
+    end
+        Bands enter or leave by it, though it has many channels: `lower` lets it be.
     """
 
     def __init__(
@@ -54,12 +56,13 @@ class Conv(nn.Conv2d):
         padding: Padding = "valid",
         edge: Literal["zeros", "reflect"] = "zeros",
         groups: int = 1,
+        end: bool = False,
     ) -> None:
         pad = kernel // 2 if padding == "same" else 0
         super().__init__(
             bands, features, kernel, padding=pad, padding_mode=edge, groups=groups
         )
-        self.pad = pad
+        self.pad, self.end = pad, end
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return ``(B, features, H, W)`` of ``(B, bands, h, w)``, any unit.
@@ -98,7 +101,9 @@ def lower(network: object) -> int:
     inner = [
         m
         for m in network.modules()
-        if isinstance(m, Conv) and min(m.in_channels, m.out_channels) >= FEATURES
+        if isinstance(m, Conv)
+        and min(m.in_channels, m.out_channels) >= FEATURES
+        and not m.end
     ]
     for conv in inner:
         conv.to(torch.bfloat16)
