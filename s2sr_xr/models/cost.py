@@ -36,6 +36,22 @@ class Cost:
     """Bytes of the network itself."""
 
 
+class _Sampling(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Knows the shape that sampling gives; torch takes a hundred operations to tell."""
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        if func is torch.ops.aten.grid_sampler_2d.default:
+            image, grid = args[:2]
+            return image.new_empty((*image.shape[:2], *grid.shape[1:3]))
+        return func(*args, **(kwargs or {}))
+
+
 class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of the storages that are alive."""
 
@@ -93,7 +109,7 @@ def cost_of(
     run: Callable[..., Any] = network
     if spec.also:
         run = functools.partial(network.align, reference=0)
-    with torch.no_grad(), _Live() as live:
+    with torch.no_grad(), _Live() as live, _Sampling():  # type: ignore[no-untyped-call]
         run(*images)
     # Operations are a polynomial of the side: what grows with its square is useful.
     step = spec.align
@@ -113,6 +129,6 @@ def _images(spec: ModelSpec, tile: Sequence[int]) -> list[torch.Tensor]:
 
 
 def _flops(run: Callable[..., Any], images: Sequence[torch.Tensor]) -> int:
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), FlopCounterMode(display=False) as counter, _Sampling():  # type: ignore[no-untyped-call]
         run(*images)
     return int(counter.get_total_flops())
