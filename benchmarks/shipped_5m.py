@@ -356,7 +356,7 @@ def ship(network: CARN, learnt, judged, out) -> None:
                 asdict(plan) | asdict(recipe) | {"optimiser": by.__name__}
                 for (plan, recipe), by in zip(STAGES, OPTIMISERS, strict=True)
             ],
-            **SIZE,
+            "network": SIZE,
             "patches": "8 of 48 cells of 20 m, 2 of 24 cells with their 5 m truth",
             "gain": AUGMENT.gain,
             "odd": AUGMENT.odd,
