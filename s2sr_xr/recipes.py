@@ -83,9 +83,9 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "evoland-gan": {"steps": 4000, "lr": 1e-4, "side": 32, "first": "carn-s"},
     "pairs": {"steps": 1500, "lr": 3e-4, "side": 32, "first": "carn-s"},
 }
-"""Settings of the shipped weights, of the first stage where they had several (the cards
-tell all); of the last three, which none were made with, those
-that were published, for fewer steps."""
+"""Settings of the shipped weights, of the first stage where there were several (cards
+tell all); of the last three, which none were made with, those that were published, for
+fewer steps."""
 
 UNTOLD: Mapping[str, Mapping[str, Any]] = {
     "csr": {"task": "anchor"},

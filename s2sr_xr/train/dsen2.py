@@ -90,9 +90,6 @@ class Recipe:
     mixed: float = 0.3
     """Share of patches whose bands are mixtures (`Augment.mixed`)."""
 
-    odd: float = 0.0
-    """Share of patches with a band that is dimmed (`Augment.odd`)."""
-
     strangers: float = 0.05
     """Share of patches whose fine bands show other ground (`estranged`)."""
 
@@ -145,7 +142,7 @@ def fit(
             batch=recipe.batch,
             seed=recipe.seed,
             step=step,
-            augment=Augment(mixed=recipe.mixed, odd=recipe.odd),
+            augment=Augment(mixed=recipe.mixed),
         )
         fine = estranged(images[0], recipe.strangers, (recipe.seed, step))
         return (fine, *images[1:]), target
