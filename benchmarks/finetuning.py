@@ -17,11 +17,12 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
+import xarray as xr
 from common import table, tell
 from quality import cropped, natives, opened, read
 from shipped import LEFT_OUT, place
+from shipped_5m import edged
 
 import s2sr_xr
 from s2sr_xr.models.files import read_header
@@ -31,7 +32,7 @@ from s2sr_xr.train.pairs import Pair, reduced_pair, true_pair
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import xarray as xr
+    import numpy as np
 
 CELL = 60
 """Metres that both halves are whole multiples of."""
@@ -40,10 +41,10 @@ EDGE = 4
 """Output pixels along the border that do not count."""
 
 
-def halves(ds):
-    """Return the left and the right half of a dataset or a tree."""
-    width = max(n for n in _widths(ds)) * 10
-    middle = width // 2 // CELL * CELL
+def halves(tree: xr.DataTree) -> tuple[xr.DataTree, xr.DataTree]:
+    """Return the left and the right half of a tree whose finest pixels are of 10 m."""
+    wide = max(g.sizes["x"] for g in tree.subtree if "x" in g.dims) * 10
+    middle = wide // 2 // CELL * CELL
 
     def cut(part: slice):
         def of(group: xr.Dataset) -> xr.Dataset:
@@ -53,15 +54,9 @@ def halves(ds):
             ends = (None if e is None else e // step for e in (part.start, part.stop))
             return group.isel(x=slice(*ends))
 
-        return ds.map_over_datasets(of) if hasattr(ds, "children") else of(ds)
+        return tree.map_over_datasets(of)
 
     return cut(slice(None, middle)), cut(slice(middle, None))
-
-
-def _widths(ds):
-    for group in ds.subtree if hasattr(ds, "children") else (ds,):
-        if "x" in group.dims:
-            yield group.sizes["x"]
 
 
 @torch.inference_mode()
@@ -70,10 +65,8 @@ def error(model: str | Path, pair: Pair) -> np.ndarray:
     network, spec = s2sr_xr.load_model(model), s2sr_xr.get_spec(model)
     images = []
     for group, image in zip(spec.inputs, pair.images, strict=True):
-        by = spec.margin * group.per_cell
-        around = ((0, 0), (by, by), (by, by))
-        filled = image.nan_to_num(float(image.nanmean())).numpy()
-        images.append(torch.from_numpy(np.pad(filled, around, mode="symmetric"))[None])
+        filled = image.nan_to_num(float(image.nanmean()))
+        images.append(edged(filled, spec.margin * group.per_cell)[None])
     made = centre(network(*images), pair.target)
     inner = slice(EDGE, -EDGE)
     square = (made[0] - pair.target)[..., inner, inner].square()
@@ -103,12 +96,12 @@ def simulated(seeds: range, size: int, model: str) -> Iterator[tuple]:
         with tempfile.TemporaryDirectory() as scratch:
             item = s2sr_xr.simulate_scene(scratch, size=size, seed=seed, level="L2A")
             tree = s2sr_xr.open_stac(item, chunks=None).load()
-            truth = s2sr_xr.open_truth(item).load()
+            truth = xr.DataTree(s2sr_xr.open_truth(item).load())
         (left, right), (_, finer) = halves(tree), halves(truth)
         name = f"simulated:{seed}"
         pairs = {
             "reduced": reduced_pair(right, spec, name),
-            "true": true_pair(right, finer, spec, name),
+            "true": true_pair(right, finer.to_dataset(), spec, name),
         }
         yield name, left, pairs
 

@@ -30,6 +30,7 @@ from s2sr_xr.models.catalogue import published
 from s2sr_xr.models.files import save
 from s2sr_xr.models.layers import lower
 from s2sr_xr.train.dsen2 import Recipe, first_network, fit, ratio_to_bicubic
+from s2sr_xr.train.finetune import move
 from s2sr_xr.train.pairs import Pair, reduced_pair, reduced_pairs, true_pair
 
 PLACES = {
@@ -211,16 +212,9 @@ def main(arguments: list[str] | None = None) -> None:
             seconds = time.monotonic() - begun
             print(step, f"{np.mean(losses[-100:]):.5f}", f"{seconds:.0f} s", flush=True)
     if first is not None:
-        mix(network, before, KEPT[len(stages) - 1])
+        move(network, before, network.state_dict(), KEPT[len(stages) - 1])
     judged += simulated(spec, task, range(2), 480, reduced=False, true=True)
     ship(network, stages, learnt, judged, weight, args.out)
-
-
-@torch.no_grad()
-def mix(network: torch.nn.Module, before: dict, share: float) -> None:
-    """Move weights only a share of the way from what they were."""
-    for name, weight in network.state_dict().items():
-        weight.copy_(torch.lerp(before[name], weight, share))
 
 
 @torch.inference_mode()

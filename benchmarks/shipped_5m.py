@@ -31,6 +31,7 @@ import torch
 from quality import cropped, natives, opened, read
 from safetensors.torch import load_file
 from shipped import LEFT_OUT, TERMS, bf16_rmse, place
+from torch.optim import Adam
 
 import s2sr_xr
 from s2sr_xr.degrade import block_mean, reduce_scale
@@ -57,22 +58,23 @@ SIZE = {"features": 64, "stages": 2, "groups": 1, "shared": False}
 SIZE |= {"skip": "regression"}
 SEEDS = range(100, 104)
 STAGES = (
-    (Plan(steps=2700, lr=1e-3), Restoration()),
+    (Plan(steps=2700, lr=1e-3), Restoration(), Adam),
     # Wald's noise is several times what the sensor has in B11 and B12: less of it.
-    (Plan(steps=450, lr=4e-4, seed=1), Restoration(loud=(0.0, 0.2))),
+    (Plan(steps=450, lr=4e-4, seed=1), Restoration(loud=(0.0, 0.2)), Adam),
     # Until here the coarse bands came in by bicubic interpolation.
-    (Plan(steps=1600, lr=8e-4, seed=2), Restoration(loud=(0.0, 0.2), edge=12)),
+    (Plan(steps=1600, lr=8e-4, seed=2), Restoration(loud=(0.0, 0.2), edge=12), Adam),
     # Until here by Adam, and bright and rough patches decided.
     (
         Plan(steps=2200, lr=1e-3, seed=3),
         Restoration(loud=(0.0, 0.2), edge=12, relative=True),
+        Muon,
     ),
     (
         Plan(steps=2400, lr=8e-4, seed=4),
         Restoration(loud=(0.0, 0.2), edge=12, relative=True),
+        Muon,
     ),
 )
-OPTIMISERS = (torch.optim.Adam,) * 3 + (Muon,) * 2
 NOTE = (
     "The first 400 steps went at the pace of a plan of 4000. Two choices, the dimmed "
     "bands and the second stage, were made after a look at the left-out places. Before "
@@ -354,7 +356,7 @@ def ship(network: CARN, learnt, judged, out) -> None:
             "name": "restoration",
             "stages": [
                 asdict(plan) | asdict(recipe) | {"optimiser": by.__name__}
-                for (plan, recipe), by in zip(STAGES, OPTIMISERS, strict=True)
+                for plan, recipe, by in STAGES
             ],
             "network": SIZE,
             "patches": "8 of 48 cells of 20 m, 2 of 24 cells with their 5 m truth",
@@ -425,9 +427,9 @@ def main(arguments: list[str] | None = None) -> None:
             None if p is None else p.with_suffix(f".{k}{p.suffix}") for p in saved
         ]
         options = dict(zip(("checkpoint", "log"), places, strict=True))
-        plan, recipe = stage
+        plan, recipe, by = stage
         draw = Draw(plain, truths, plan.seed)
-        options |= {"facts": asdict(recipe), "optimiser": OPTIMISERS[k]}
+        options |= {"facts": asdict(recipe), "optimiser": by}
         for step in fit(network, draw, recipe, plan, **options):
             if step.step % 100 == 99:
                 seconds = time.monotonic() - begun

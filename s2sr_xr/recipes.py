@@ -37,6 +37,7 @@ import json
 import tomllib
 from dataclasses import dataclass, fields, replace
 from itertools import zip_longest
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from s2sr_xr.errors import MissingBandError, ModelError, S2SRError, StoreError
@@ -47,7 +48,6 @@ from s2sr_xr.models.registry import is_path, load_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
 
     import torch
     import xarray as xr
@@ -146,8 +146,6 @@ class Training:
     @property
     def overlaps(self) -> bool:
         """Whether its scenes are the real pairs of L1BSR, in one folder."""
-        from pathlib import Path
-
         if self.recipe not in UNTOLD or len(self.scenes) > 1:
             return False
         folder = Path(self.scenes[0])
@@ -296,7 +294,9 @@ def _recipe(job: Training) -> Any:  # noqa: ANN401 - a dataclass each
     from s2sr_xr.train.fit import Plan
     from s2sr_xr.train.l1b import Sensor
 
-    settings = {**DEFAULTS[job.recipe], **_untold(job), **job.settings}
+    overlaps = job.overlaps
+    untold = UNTOLD[job.recipe] if overlaps else {}
+    settings = {**DEFAULTS[job.recipe], **untold, **job.settings}
     if job.recipe.startswith("dsen2"):
         return _made(dsen2.Recipe, settings, spec=job.spec)
     if job.recipe in FIVE:
@@ -307,20 +307,16 @@ def _recipe(job: Training) -> Any:  # noqa: ANN401 - a dataclass each
     own = {"precision": "float32"} if job.recipe == "csr" else {}
     plan = _made(Plan, own | {k: v for k, v in settings.items() if k in named})
     rest = {k: v for k, v in settings.items() if k not in named}
-    if job.overlaps and rest["task"] == "supervised":
+    if overlaps and rest["task"] == "supervised":
         raise ModelError(
             "L1BSR's pairs show no truth: leave out task, or say "
-            f"task = {UNTOLD[job.recipe]['task']!r}."
+            f"task = {untold['task']!r}."
         )
     if "sensor" in rest:
         known = DEFAULTS[job.recipe].get("sensor", {})
         told = rest["sensor"]
         rest["sensor"] = _made(Sensor, known | told if isinstance(told, dict) else told)
     return _made(kind, rest, plan=plan)
-
-
-def _untold(job: Training) -> Mapping[str, Any]:
-    return UNTOLD[job.recipe] if job.overlaps else {}
 
 
 def _made(kind: Any, settings: Mapping[str, Any], **given: Any) -> Any:  # noqa: ANN401
@@ -452,7 +448,8 @@ def _steps(
     from s2sr_xr.train.pairs import reduced_pairs
     from s2sr_xr.train.published import l1bsr
 
-    scenes = () if job.overlaps else job.scenes
+    overlaps = job.overlaps
+    scenes = () if overlaps else job.scenes
     trees = [(s, open_any(s, chunks=2196)) for s in scenes]
     levels = tuple(sorted({str(t.attrs.get("level", "")) for _, t in trees} - {""}))
     recipe, (spec, build) = _recipe(job), _network(job.recipe)
@@ -469,7 +466,7 @@ def _steps(
         )
         return made, fill, levels
     images: Any
-    if job.overlaps:
+    if overlaps:
         sizes = {"side": recipe.side, "batch": recipe.batch, "seed": recipe.plan.seed}
         images = l1bsr(job.scenes[0], **sizes)
         means = images(0).counts.mean((0, 1, 3, 4))

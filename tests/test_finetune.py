@@ -75,6 +75,14 @@ def test_nothing_is_learnt_from_what_judges(missing):
     assert float(held.target.isfinite().float().mean()) > 0.95
 
 
+def test_a_scene_without_pixels_has_no_rows(scene, tmp_path):
+    empty = scene.map_over_datasets(
+        lambda ds: ds.where(False) if "x" in ds.dims else ds
+    )
+    with pytest.raises(s2sr_xr.GridError, match="has 0 x 59 cells of 40 m"):
+        empty.s2sr.finetune("dsen2-s-20m", steps=1, out=tmp_path / "a.safetensors")
+
+
 @pytest.mark.filterwarnings("ignore:After 1 steps")
 def test_where_the_scene_ends_it_is_not_judged(scene, tmp_path):
     cut = scene.map_over_datasets(

@@ -82,12 +82,8 @@ def test_a_network_without_our_layers_says_so(tmp_path):
         Predictor(name="foreign", precision="bf16", device="cpu").load()
 
 
-@pytest.mark.parametrize("switch", ["0", "1"])
-def test_the_allocator_is_told_once_and_can_be_left_alone(switch):
-    code = (
-        "from s2sr_xr.allocator import keep_memory;"
-        "told = keep_memory(), keep_memory(); print(*told)"
-    )
+def printed(code, switch):
+    """Return what a process of its own prints, the allocator switched."""
     done = subprocess.run(
         [sys.executable, "-c", code],
         env=os.environ | {"S2SR_MALLOPT": switch},
@@ -95,9 +91,19 @@ def test_the_allocator_is_told_once_and_can_be_left_alone(switch):
         text=True,
         check=True,
     )
+    return done.stdout
+
+
+@pytest.mark.parametrize("switch", ["0", "1"])
+def test_the_allocator_is_told_once_and_can_be_left_alone(switch):
+    code = (
+        "from s2sr_xr.allocator import keep_memory;"
+        "told = keep_memory(), keep_memory(); print(*told)"
+    )
+    told = printed(code, switch)
     linux = sys.platform.startswith("linux")
     expected = switch == "1" and linux
-    assert done.stdout.split() == [str(expected)] * 2
+    assert told.split() == [str(expected)] * 2
 
 
 WHERE = """
@@ -137,14 +143,7 @@ for ident, heap, threads in seen:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's heaps")
 @pytest.mark.parametrize("switch", ["0", "1"])
 def test_threads_of_a_pool_run_networks_on_the_heap_that_is_kept(switch):
-    done = subprocess.run(
-        [sys.executable, "-c", WHERE],
-        env=os.environ | {"S2SR_MALLOPT": switch},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
     companion = "False False True 1"
-    assert done.stdout.splitlines() == 2 * [
+    assert printed(WHERE, switch).splitlines() == 2 * [
         companion if switch == "1" else "True False False 1"
     ]

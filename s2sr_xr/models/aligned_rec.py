@@ -23,7 +23,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from s2sr_xr.models.csr import register_bands, warp
+from s2sr_xr.models.csr import band_flows, warp
 from s2sr_xr.models.layers import Conv
 from s2sr_xr.models.lucas_kanade import LucasKanade
 from s2sr_xr.models.rec import SCALE
@@ -116,9 +116,9 @@ class AlignedREC(nn.Module):
         mixed = torch.amp.is_autocast_available(kind)
         # What it solves by itself needs float32.
         with torch.autocast(kind, enabled=False) if mixed else nullcontext():
-            return register_bands(
+            return band_flows(
                 self.registration, counts.float(), reference=self.reference
-            )[1]
+            )
 
     def fetched(self, image: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:
         """Return ``(B, 4 bands, h, w)``: of each band the four fine pixels, aligned."""

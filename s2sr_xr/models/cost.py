@@ -52,7 +52,7 @@ class _Sampling(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 
-class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Live(_Sampling):
     """Counts the bytes of the storages that are alive."""
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401
-        out = func(*args, **(kwargs or {}))
+        out = super().__torch_dispatch__(func, types, args, kwargs)
         for made in out if isinstance(out, tuple | list) else (out,):
             if isinstance(made, torch.Tensor):
                 self._add(made.untyped_storage())
@@ -109,7 +109,7 @@ def cost_of(
     run: Callable[..., Any] = network
     if spec.also:
         run = functools.partial(network.align, reference=0)
-    with torch.no_grad(), _Live() as live, _Sampling():  # type: ignore[no-untyped-call]
+    with torch.no_grad(), _Live() as live:
         run(*images)
     # Operations are a polynomial of the side: what grows with its square is useful.
     step = spec.align

@@ -29,6 +29,7 @@ __all__ = [
     "LONGEST",
     "SLOPE",
     "Registration",
+    "band_flows",
     "from_published",
     "register_bands",
     "standardise",
@@ -207,17 +208,30 @@ def register_bands(
         (B, C, h, w) in the unit of `image`, and (B, C, 2, h, w) in pixels: x, then y;
         0 for the reference.
     """
+    flow, out = band_flows(network, image, reference=reference), image.clone()
+    for band in range(image.shape[1]):
+        if band != reference:
+            out[:, band, None] = warp(image[:, band, None], flow[:, band])
+    return out, flow
+
+
+def band_flows(
+    network: Callable[[torch.Tensor], torch.Tensor],
+    image: torch.Tensor,
+    *,
+    reference: int = 1,
+) -> torch.Tensor:
+    """Return the flows of `register_bands` alone, ``(B, C, 2, h, w)``."""
     b, c, h, w = image.shape
     moving = [i for i in range(c) if i != reference]
     plain = standardise(image)
     anchor = plain[:, reference, None].expand(b, len(moving), h, w)
     pairs = torch.stack((anchor, plain[:, moving]), dim=2)
-    flow, out = image.new_zeros(b, c, 2, h, w), image.clone()
+    flow = image.new_zeros(b, c, 2, h, w)
     # One band at a time: oneDNN may choose another kernel for another batch.
     for i, band in enumerate(moving):
         flow[:, band] = network(pairs[:, i])
-        out[:, band, None] = warp(image[:, band, None], flow[:, band])
-    return out, flow
+    return flow
 
 
 def from_published(checkpoint: Mapping[str, Any]) -> Mapping[str, torch.Tensor]:

@@ -26,7 +26,7 @@ from s2sr_xr.models.dsen2 import DSen2
 from s2sr_xr.train.fit import Plan
 from s2sr_xr.train.fit import fit as train
 from s2sr_xr.train.losses import bicubic, over_bicubic
-from s2sr_xr.train.muon import OPTIMISERS
+from s2sr_xr.train.muon import optimiser_of
 from s2sr_xr.train.pairs import Pair, estranged, patches
 from s2sr_xr.train.patches import Augment
 
@@ -36,13 +36,7 @@ if TYPE_CHECKING:
 
     from s2sr_xr.models.spec import ModelSpec
 
-__all__ = [
-    "Recipe",
-    "first_network",
-    "fit",
-    "l1_inside",
-    "ratio_to_bicubic",
-]
+__all__ = ["Recipe", "first_network", "fit", "l1_inside", "ratio_to_bicubic"]
 
 Batch: TypeAlias = tuple[tuple[torch.Tensor, ...], torch.Tensor]
 
@@ -100,9 +94,9 @@ class Recipe:
     """Decides the first weights and every batch."""
 
     def __post_init__(self) -> None:
-        for name, known in (("loss", LOSSES), ("optimiser", OPTIMISERS)):
-            if (said := getattr(self, name)) not in known:
-                raise ModelError(f"{name} is {' or '.join(known)}; got {said!r}.")
+        if self.loss not in LOSSES:
+            raise ModelError(f"loss is {' or '.join(LOSSES)}; got {self.loss!r}.")
+        optimiser_of(self.optimiser)
         pixels = self.side * self.spec.output.per_cell
         if not 0 <= 2 * self.edge < pixels:
             raise GridError(
@@ -154,7 +148,7 @@ def fit(
         plan,
         checkpoint=checkpoint,
         log=log,
-        optimiser=OPTIMISERS[recipe.optimiser],
+        optimiser=optimiser_of(recipe.optimiser),
         facts=asdict(recipe) | {"scenes": [p.name for p in pairs]},
     ):
         yield made.step, made.loss, cast("DSen2", made.network)

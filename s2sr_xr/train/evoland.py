@@ -32,8 +32,7 @@ from torch.nn import functional as F  # noqa: N812
 from s2sr_xr.degrade import add_noise, psf_downscale, reduce_scale
 from s2sr_xr.errors import GridError, ModelError
 from s2sr_xr.models.catalogue import EVOLAND
-from s2sr_xr.models.resample import Upsample
-from s2sr_xr.train.losses import over_bicubic
+from s2sr_xr.train.losses import bicubic, over_bicubic
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -275,10 +274,7 @@ def high_pass(x: torch.Tensor, mtf: float = 0.4) -> torch.Tensor:
     The difference of `x` and the bicubic interpolation of `psf_downscale` by 2. Flat
     images give 0. `x` has even sides, 8 or more.
     """
-    up = Upsample(2, "bicubic")
-    coarse = F.pad(psf_downscale(x, 2, mtf), (up.reach,) * 4, mode="replicate")
-    smooth: torch.Tensor = up(coarse)
-    return x - smooth
+    return x - bicubic(psf_downscale(x, 2, mtf), 2)
 
 
 def relativistic_loss(

@@ -18,6 +18,7 @@ from s2sr_xr.models.registry import check_runs, family, get_spec, is_path, load_
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Mapping
 
     import torch
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     Batch = tuple[tuple[torch.Tensor, ...], torch.Tensor]
 
-__all__ = ["finetune"]
+__all__ = ["finetune", "move"]
 
 KEPT = 16
 """Cells along the side of what a patch is judged on."""
@@ -155,10 +156,10 @@ def _parted(pairs: list[Pair], spec: ModelSpec) -> tuple[list[Pair], Pair]:
     """Return what is learnt from, and what is held back: no target is in both."""
     least, metres = 2 * spec.margin + 4, spec.cell * spec.output.per_cell
     # Below the last row with pixels there is nothing to judge by.
-    seen = [int(p.target.isfinite().any((0, 2)).nonzero().max()) for p in pairs]
-    end = min(seen) // spec.output.per_cell + 1
+    seen = [p.target.isfinite().any((0, 2)).nonzero() for p in pairs]
+    ends = (int(s[-1]) // spec.output.per_cell + 1 if len(s) else 0 for s in seen)
     rows, columns = (min(p.cells[i] for p in pairs) for i in (0, 1))
-    rows = min(rows, end)
+    rows = min(rows, *ends)
     # Of two phases, one begins less than a cell after the other: one row is neither's.
     spare = rows - least - 1
     if spare < FEWEST or columns < least:
@@ -193,19 +194,26 @@ def _moved(
 
     after = {k: v.clone() for k, v in network.state_dict().items()}
 
-    def move(share: float) -> None:
-        for key, value in network.state_dict().items():
-            value.copy_(torch.lerp(before[key], after[key], share))
-
     def error(share: float) -> float:
-        move(share)
+        move(network, before, after, share)
         return float(_relative(network, judged))
 
     with torch.no_grad():
         found = {share: error(share) for share in SHARES}
         best = min(found, key=lambda share: found[share])
-        move(best)
+    move(network, before, after, best)
     return best, found[best] / found[0.0]
+
+
+def move(
+    network: torch.nn.Module,
+    before: Mapping[str, torch.Tensor],
+    after: Mapping[str, torch.Tensor],
+    share: float,
+) -> None:
+    """Give a network the weights that lie so far between two states of it."""
+    for key, value in network.state_dict().items():
+        value.copy_(before[key].lerp(after[key], share))
 
 
 def _one(model: str | os.PathLike[str]) -> tuple[str, ModelSpec]:

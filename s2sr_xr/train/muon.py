@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from s2sr_xr.errors import ModelError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["OPTIMISERS", "Muon"]
+__all__ = ["Muon", "optimiser_of"]
 
 FEW = 4
 """A kernel with fewer channels out is no matrix to speak of: Adam has it."""
@@ -89,3 +91,16 @@ OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "muon": Muon,
 }
 """How gradients become steps, by what recipes say."""
+
+
+def optimiser_of(name: str) -> Callable[..., torch.optim.Optimizer]:
+    """Return what a recipe names.
+
+    Raises
+    ------
+    ModelError
+        It is not known.
+    """
+    if name not in OPTIMISERS:
+        raise ModelError(f"optimiser is {' or '.join(OPTIMISERS)}; got {name!r}.")
+    return OPTIMISERS[name]

@@ -36,7 +36,7 @@ from s2sr_xr.train.l1b import (
     true_flow,
 )
 from s2sr_xr.train.l1b import sample as sampled
-from s2sr_xr.train.muon import OPTIMISERS
+from s2sr_xr.train.muon import optimiser_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -101,9 +101,7 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.task not in get_args(Task):
             raise ModelError(f"task is self or supervised; got {self.task!r}.")
-        if self.optimiser not in OPTIMISERS:
-            names = " or ".join(OPTIMISERS)
-            raise ModelError(f"optimiser is {names}; got {self.optimiser!r}.")
+        optimiser_of(self.optimiser)
         known = tuple(b for b in BANDS if b in self.bands)
         if known != tuple(self.bands) or BANDS[GREEN] not in known:
             raise MissingBandError(
@@ -175,7 +173,7 @@ def train(
         checkpoint=checkpoint,
         log=log,
         facts=facts,
-        optimiser=OPTIMISERS[recipe.optimiser],
+        optimiser=optimiser_of(recipe.optimiser),
     )
 
 
