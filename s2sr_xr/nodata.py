@@ -56,10 +56,22 @@ def fill(
         return image
     filled = image.copy()
     for c in map(int, np.flatnonzero(touched)):
-        local = _local_mean(image[c], missing[c], per_cell, means[c])
+        gaps = _around(missing[c], per_cell)
+        there = missing[c][gaps]
+        local = _local_mean(image[c][gaps], there, per_cell, means[c])
         repeated = local.repeat(per_cell, axis=0).repeat(per_cell, axis=1)
-        np.copyto(filled[c], repeated, where=missing[c])
+        np.copyto(filled[c][gaps], repeated, where=there)
     return filled
+
+
+def _around(missing: NDArray[np.bool_], k: int) -> tuple[slice, slice]:
+    """Return the rows and columns of all that missing pixels are filled from."""
+    found = [np.flatnonzero(missing.any(axis=axis)) // k for axis in (1, 0)]
+    rows, cols = (
+        slice(k * max(int(n[0]) - REACH, 0), k * (int(n[-1]) + REACH + 1))
+        for n in found
+    )
+    return rows, cols
 
 
 def _local_mean(
