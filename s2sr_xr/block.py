@@ -6,7 +6,6 @@ task, or as a job on a cluster.
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -254,7 +253,7 @@ def on_gpu(tasks: Iterable[BlockTask]) -> bool:
 
 
 def turn(tasks: Sequence[BlockTask], block: Box) -> AbstractContextManager[None]:
-    """Wait, where threads feed a GPU, until a block fits into memory beside others.
+    """Count a block as in work; where threads feed a GPU, wait until it fits in memory.
 
     On the CPU each thread has its block, and their number is the bound.
 
@@ -266,7 +265,7 @@ def turn(tasks: Sequence[BlockTask], block: Box) -> AbstractContextManager[None]
         Which pixels of the output.
     """
     if not on_gpu(tasks):
-        return contextlib.nullcontext()
+        return lanes.TEAM.at_work()
     size = sum(task.held(block) for task in tasks)
     return lanes.HOST.hold(size, lanes.allowance())
 
@@ -372,10 +371,14 @@ def _check_reflectance(images: Mapping[str, NDArray[np.float32]]) -> None:
 
 def _any_in_cell(marked: NDArray[np.bool_], k: int) -> NDArray[np.uint8]:
     """Return, cell by cell, 1 where any pixel of any band is marked."""
-    bands = marked.any(axis=0)
-    rows, cols = bands.shape
-    cells = bands.reshape(rows // k, k, cols // k, k).any(axis=(1, 3))
-    return np.asarray(cells, np.uint8)
+    rows, cols = marked.shape[1:]
+    cells = np.zeros((rows // k, cols // k), bool)
+    if marked.any():  # most blocks have nothing marked
+        bands = np.logical_or.reduce(marked, axis=0)
+        for i in range(k):
+            for j in range(k):
+                cells |= bands[i::k, j::k]
+    return cells.view(np.uint8)
 
 
 def _mirrored(

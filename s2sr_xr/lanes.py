@@ -1,9 +1,11 @@
 """How many blocks are in work at once: on a device, and in a process that feeds one.
 
-On the CPU a block has a thread, and a thread a core: they overlap by themselves. A GPU
-computes a block in less time than one thread reads the next or writes the last, so that
-more threads feed it than it has use for at once. Two things are bounded then: the
-blocks that are on the GPU (`on`), and the memory of all that are in work (`HOST`).
+On the CPU a block has a thread, and a thread a core: they overlap by themselves. When
+the last blocks are fewer than the threads, they take over the cores of those that have
+none left (`TEAM`). A GPU computes a block in less time than one thread reads the next
+or writes the last, so that more threads feed it than it has use for at once. Two things
+are bounded then: the blocks that are on the GPU (`on`), and the memory of all that are
+in work (`HOST`).
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["HOST", "Gate", "allowance", "cores", "on", "threads"]
+__all__ = ["HOST", "TEAM", "Gate", "Team", "allowance", "cores", "on", "threads"]
 
 LANES = 2
 """Blocks that are on a GPU at once: while one is computed, the first tiles of the next
@@ -57,6 +59,51 @@ def allowance() -> int:
     except ValueError:  # not in a worker
         own = None
     return int(SHARE * (own or MEMORY_LIMIT))
+
+
+class Team:
+    """The threads of a process that have a block in work, and what each may use.
+
+    As many as were at work together are taken for what whoever drives them grants, be
+    it Dask's threads, a worker or a loop; it is forgotten once none is at work.
+    """
+
+    def __init__(self) -> None:
+        self._changing = threading.Lock()
+        self._own = threading.local()
+        self._now = self._most = 0
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Count the calling thread among those at work during the body, once."""
+        if getattr(self._own, "at_work", False):
+            yield
+            return
+        with self._changing:
+            self._now += 1
+            self._most = max(self._most, self._now)
+        self._own.at_work = True
+        try:
+            yield
+        finally:
+            self._own.at_work = False
+            with self._changing:
+                self._now -= 1
+                self._most = self._most if self._now else 0
+
+    def share(self, threads: int) -> int:
+        """Return the threads of torch for one of those at work that has `threads`.
+
+        More once others have gone, but no more in all than when they were here.
+        """
+        with self._changing:
+            if not self._now:
+                return threads
+            return max(threads, min(threads * self._most // self._now, cores()))
+
+
+TEAM = Team()
+"""The threads of this process."""
 
 
 class Gate:

@@ -130,7 +130,8 @@ def run_block(
     for group, arrived in zip(inputs.strips, strips, strict=True):
         for part, strip in zip(group, arrived, strict=True):
             gathered[part.band].parts.append((part.window, strip))
-    return do_block(task, box, 0, {**inputs.pixels, **gathered})
+    with lanes.TEAM.at_work():
+        return do_block(task, box, 0, {**inputs.pixels, **gathered})
 
 
 class Graph:

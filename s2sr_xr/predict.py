@@ -13,6 +13,7 @@ import numpy as np
 
 from s2sr_xr.allocator import keep_memory, on_main_heap
 from s2sr_xr.errors import ModelError
+from s2sr_xr.lanes import TEAM
 from s2sr_xr.models.registry import get_spec, is_path, load_model
 from s2sr_xr.tiling import Box, Span, cuts
 
@@ -232,11 +233,11 @@ def predict(
 def _with_kept_memory(work: Callable[[], T]) -> T:
     """Return what `work` gives, on a thread whose freed memory is kept for the next.
 
-    Torch has as many threads there as in this one.
+    Torch has as many threads there as in this one, and those of blocks that are done.
     """
     import torch
 
-    count = torch.get_num_threads()
+    count = TEAM.share(torch.get_num_threads())
 
     def there() -> T:
         with torch_threads(count):

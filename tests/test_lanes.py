@@ -10,6 +10,7 @@ from contextlib import ExitStack
 import dask
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 from worlds import MIXES, WholeNumbers, grid, tree
 
@@ -234,6 +235,60 @@ def test_a_device_holds_few_blocks(device, most):
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(block, range(12)))
     assert max(seen) == most
+
+
+def test_the_last_block_takes_over_the_threads_of_those_that_are_done(monkeypatch):
+    monkeypatch.setattr(lanes, "cores", lambda: 4)
+    team = lanes.Team()
+    assert team.share(1) == 1  # nobody is at work
+    with team.at_work(), ThreadPoolExecutor(3) as pool:
+        assert (team.share(1), team.share(2)) == (1, 2)
+        inside, go = threading.Barrier(4), threading.Event()
+
+        def block():
+            with team.at_work(), team.at_work():  # counts once
+                inside.wait(5)
+                assert go.wait(5)
+
+        others = [pool.submit(block) for _ in range(3)]
+        inside.wait(5)
+        assert (team.share(1), team.share(2)) == (1, 2)
+        go.set()
+        for one in others:
+            one.result(5)
+        assert (team.share(1), team.share(2)) == (4, 4)  # as many as there are cores
+        monkeypatch.setattr(lanes, "cores", lambda: 3)
+        assert (team.share(1), team.share(4)) == (3, 4)  # and never fewer than before
+    # Another run may be granted fewer.
+    with pytest.raises(KeyError), team.at_work():
+        raise KeyError
+    with team.at_work():
+        assert team.share(1) == 1
+
+
+def test_the_last_block_computes_on_all_threads(tmp_path, diary, monkeypatch):
+    monkeypatch.setattr("s2sr_xr.block.resolve", lambda _: "cpu")
+    monkeypatch.setattr(lanes, "cores", lambda: 2)
+    run, _ = Predictor.load(None)
+    share, asked, used = lanes.Team.share, [], []
+
+    def once_alone(team, threads):
+        asked.append(threads)
+        end = time.monotonic() + 60
+        while len(asked) == BLOCKS and team._now > 1 and time.monotonic() < end:
+            time.sleep(0.001)
+        return share(team, threads)
+
+    def counted(*images):
+        used.append(torch.get_num_threads())
+        return run(*images)
+
+    monkeypatch.setattr(lanes.Team, "share", once_alone)
+    monkeypatch.setattr(Predictor, "load", lambda _: (counted, "cpu"))
+    with dask.config.set(scheduler="threads", num_workers=2):
+        by_lazy(result(diary), tmp_path)
+    assert asked == [1] * BLOCKS
+    assert used[-1] == 2
 
 
 MEETING = threading.Barrier(4)
