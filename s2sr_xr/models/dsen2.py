@@ -76,7 +76,7 @@ class DSen2(nn.Module):
         self.joint = Joint(inputs, "bilinear", padding)
         self.guide = Regression(inputs, padding) if guide else None
         seen = sum(n for n, _ in inputs) + self.made * guide
-        self.head = Conv(seen, features, padding=padding)
+        self.head = Conv(seen, features, padding=padding, end=True)
         self.trunk = nn.Sequential(
             *(ResBlock(features, padding) for _ in range(blocks))
         )
