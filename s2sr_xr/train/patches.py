@@ -1,7 +1,8 @@
 """Batches of patches from the trees that inference reads: a function of seed and step.
 
 Steps go in rounds. A round draws windows, whole chunks of a scene where these are not
-too large, reads them once, and takes many patches from each; while it lasts, the next
+too large (our readers read any window, and are not asked for chunks), reads them once,
+and takes many patches from each; while it lasts, the next
 one's windows are read in the background. Nothing depends on what was read before, so a
 training goes on at any step, and any number of scenes, of any backing, fits in memory.
 
@@ -30,6 +31,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from s2sr_xr.errors import GridError, MissingBandError, ReadError, S2SRError
 from s2sr_xr.grid import check_nesting, grid_of, scene_of
+from s2sr_xr.readers.source import as_variable, source_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -194,7 +196,8 @@ def source(
     except S2SRError as error:
         raise type(error)(f"{name}: {error}", scene=name) from error
     layers = [
-        tuple(scene.planes[b].variable for b in group.names) for group in spec.inputs
+        tuple(_windowed(scene.planes[b].variable) for b in group.names)
+        for group in spec.inputs
     ]
     groups = list(spec.inputs)
     if truth is not None:
@@ -243,8 +246,14 @@ def _classes(obj: Any, grid: Grid) -> tuple[xr.Variable | None, int]:  # noqa: A
             if str(key).upper() == "SCL":
                 own = grid_of(array.to_dataset(name="SCL"))
                 if own.extent == grid.extent and not grid.res % own.res:
-                    return array.variable, round(grid.res / own.res)
+                    return _windowed(array.variable), round(grid.res / own.res)
     return None, 1
+
+
+def _windowed(variable: xr.Variable) -> xr.Variable:
+    """Return a variable of our readers without Dask: it gives a window, not chunks."""
+    found = source_of(variable)
+    return variable if found is None else as_variable(found, None, variable.attrs)
 
 
 def _chunk_sizes(variable: xr.Variable, dim: str) -> list[int]:
