@@ -14,6 +14,7 @@ from worlds import tree
 import s2sr_xr
 from s2sr_xr.errors import GridError, MissingBandError, RadiometryError, ReadError
 from s2sr_xr.models.spec import BandGroup, ModelSpec
+from s2sr_xr.readers.source import BandSource
 from s2sr_xr.train.patches import (
     Augment,
     Batches,
@@ -103,6 +104,25 @@ def test_a_scene_of_stac_is_sampled(tmp_path):
     ]
     # The 10 m band is its truth, but for noise: windows of all groups are of one place.
     assert (batch[0][:, 1] - batch[2][:, 1]).abs().mean() < 2e-3
+
+
+def test_our_readers_are_asked_for_windows_not_for_chunks(tmp_path, monkeypatch):
+    item = s2sr_xr.simulate_scene(tmp_path, size=240, level="L2A")
+    options = {"side": 8, "batch": 2, "rules": Rules(cloud=1), "most": 24, "threads": 0}
+    seen, read = [], BandSource.read
+
+    def counted(band, time, rows, cols):
+        seen.append((rows.stop - rows.start, cols.stop - cols.start))
+        return read(band, time, rows, cols)
+
+    monkeypatch.setattr(BandSource, "read", counted)
+    whole = sampler(s2sr_xr.open_stac(item, chunks=None), **options)(3)
+    without, seen[:] = sorted(seen), []
+    chunked = sampler(s2sr_xr.open_stac(item, chunks=102), **options)(3)
+    assert equal(whole, chunked)
+    assert sorted(seen) == without
+    # Of 24 cells, the last of a row or column with what is left: less than 16 more.
+    assert max(max(shape) for shape in seen) < 2 * (24 + 16)
 
 
 def test_workers_share_the_steps_and_keep_their_order():

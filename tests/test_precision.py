@@ -73,7 +73,7 @@ def test_precision_is_told_and_chunks_stay_invisible():
 
 
 def test_what_bands_enter_and_leave_by_stays_float32(runs):
-    """Rounded as they come in, bands differed by 2.6 counts in what was made of them."""
+    """Rounded as they come in, bands cost what is made of them 2.6 counts."""
     _, low, _ = runs
     convs = [m for m in low.modules() if isinstance(m, Conv)]
     assert {convs[0].weight.dtype, convs[-1].weight.dtype} == {torch.float32}
