@@ -22,10 +22,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from quality import cropped, natives, opened, read
+from quality import Real, cropped, natives, opened, read
 from safetensors.torch import load_file
 
 import s2sr_xr
+from s2sr_xr.bands import BANDS
+from s2sr_xr.degrade import reduce_scale
 from s2sr_xr.models.catalogue import published
 from s2sr_xr.models.files import save
 from s2sr_xr.models.layers import lower
@@ -67,6 +69,12 @@ LEFT_OUT = {
 }
 """Places that judge the weights, and that the weights never saw."""
 
+PARTIAL = ("openeo_icor_T31UFS_partial", "cijjas_argentina_partial")
+"""Places with some of the 20 m bands, which only the last stage learns from."""
+
+TEN, TWENTY = ([b for b in BANDS if BANDS[b].native == n] for n in (10, 20))
+"""Bands of 10 m and of 20 m."""
+
 TERMS = (
     "Contains modified Copernicus Sentinel data (free, full and open). Samples of "
     "SSL4EO-S12 (CC BY 4.0), TerraMesh and Major TOM Core (CC BY-SA 4.0), BigEarthNet "
@@ -102,24 +110,76 @@ LATER = (
 KEPT = (1.0, 1.0, 0.85)
 
 
-def real_pairs(folder: Path, spec, task: str) -> tuple[list[Pair], list[Pair]]:
-    """Return reduced-scale pairs of real scenes: to learn from, and to judge by."""
-    learnt, judged = [], []
-    for path in sorted(folder.glob("l?[ac]_native/*.npz")):
-        scene = read(path)
-        if natives(scene) != {10, 20, 60} or "partial" in scene.name:
-            continue
-        counts = cropped(scene.counts, 60)
-        if task == "60m" and min(counts["B01"].shape) < 36:
-            continue
-        with tempfile.TemporaryDirectory() as scratch:
-            tree = opened(scene, counts, Path(scratch))
-            tree, name = tree.load(), f"{scene.level}:{scene.name}"
-        if place(scene.name) in LEFT_OUT[task]:
-            judged.append(reduced_pair(tree, spec, name))
-        else:
-            learnt += reduced_pairs(tree, spec, name, phases=PHASES[task])
-    return learnt, judged
+def real_pairs(
+    folder: Path, spec, task: str, *, partial: bool
+) -> tuple[list[Pair], list[Pair]]:
+    """Return reduced-scale pairs of real scenes: to learn from, and to judge by.
+
+    To learn 20 m bands from, if asked for, also those that lack some of them.
+    """
+    scenes = [read(path) for path in sorted(folder.glob("l?[ac]_native/*.npz"))]
+    whole = [
+        replace(s, counts=cropped(s.counts, 60))
+        for s in scenes
+        if natives(s) == {10, 20, 60} and "partial" not in s.name
+    ]
+    if task == "60m":
+        whole = [s for s in whole if min(s.counts["B01"].shape) >= 36]
+    left_out = [s for s in whole if place(s.name) in LEFT_OUT[task]]
+    learnt = [s for s in whole if place(s.name) not in LEFT_OUT[task]]
+    if task == "20m" and partial:
+        clear = [s for s in learnt if "cloud" not in s.name]
+        learnt += [completed(s, clear) for s in scenes if s.name in PARTIAL]
+    several = [
+        pair
+        for s in learnt
+        for pair in reduced_pairs(*loaded(s, spec), phases=PHASES[task])
+    ]
+    return several, [reduced_pair(*loaded(s, spec)) for s in left_out]
+
+
+def loaded(scene: Real, spec) -> tuple:
+    """Return a scene as users open it, read, with the task and its name."""
+    with tempfile.TemporaryDirectory() as scratch:
+        tree = opened(scene, scene.counts, Path(scratch)).load()
+    return tree, spec, f"{scene.level}:{scene.name}"
+
+
+def completed(scene: Real, others: list[Real]) -> Real:
+    """Return a scene with the 20 m bands that it lacks, as its other bands tell them.
+
+    By linear regression over the pixels of other scenes. What the sensor saw of the
+    ground is in the bands that were recorded, so that it is one more place to learn
+    from, if not one more spectrum.
+    """
+    have = [b for b in TWENTY if b in scene.counts]
+    lack = [b for b in TWENTY if b not in scene.counts]
+
+    def known(one: Real) -> np.ndarray:
+        fine = [torch.from_numpy(reflectance(one, b)[None]) for b in TEN]
+        bands = [reduce_scale(f, 2)[0].numpy() for f in fine]
+        bands += [reflectance(one, b) for b in have]
+        return np.stack([*(band.ravel() for band in bands), np.ones(bands[0].size)], 1)
+
+    seen, told = [], []
+    for other in others:
+        rows = np.stack([reflectance(other, b).ravel() for b in lack], 1)
+        # All scenes alike, whatever their size.
+        some = np.random.default_rng(0).integers(len(rows), size=8000)
+        seen.append(known(other)[some])
+        told.append(rows[some])
+    weights = np.linalg.lstsq(np.concatenate(seen), np.concatenate(told))[0]
+    shape = scene.counts[have[0]].shape
+    made = (known(scene) @ weights * 1e4 - scene.offset).T.reshape(-1, *shape)
+    counts = scene.counts | dict(zip(lack, made, strict=True))
+    # A count of 0 is no data, and dark pixels of some exports are clamped there.
+    filled = {b: np.rint(c).clip(1, 65535).astype(np.uint16) for b, c in counts.items()}
+    return replace(scene, counts=filled)
+
+
+def reflectance(scene: Real, band: str) -> np.ndarray:
+    """Return a band as reflectance."""
+    return (scene.counts[band].astype(np.float32) + scene.offset) / 1e4
 
 
 def place(name: str) -> str:
