@@ -19,6 +19,7 @@ import time
 from copy import deepcopy
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -34,6 +35,9 @@ from s2sr_xr.models.layers import lower
 from s2sr_xr.train.dsen2 import Recipe, first_network, fit, ratio_to_bicubic
 from s2sr_xr.train.finetune import move
 from s2sr_xr.train.pairs import Pair, reduced_pair, reduced_pairs, true_pair
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 PLACES = {
     "dsen2_T33UUB": "Oresund",
@@ -69,17 +73,15 @@ LEFT_OUT = {
 }
 """Places that judge the weights, and that the weights never saw."""
 
-PARTIAL = ("openeo_icor_T31UFS_partial", "cijjas_argentina_partial")
-"""Places with some of the 20 m bands, which only the last stage learns from."""
-
 TEN, TWENTY = ([b for b in BANDS if BANDS[b].native == n] for n in (10, 20))
 """Bands of 10 m and of 20 m."""
 
 TERMS = (
     "Contains modified Copernicus Sentinel data (free, full and open). Samples of "
     "SSL4EO-S12 (CC BY 4.0), TerraMesh and Major TOM Core (CC BY-SA 4.0), BigEarthNet "
-    "(CDLA-Permissive 1.0), DSen2 (CC BY 4.0), Hydro (MIT), S2S_UCNN and S2_SSC_CNN "
-    "(no licence stated; no pixel is shipped); simulated scenes of this library."
+    "(CDLA-Permissive 1.0), DSen2 (CC BY 4.0), Hydro (MIT), openEO (Apache-2.0), "
+    "S2S_UCNN, S2_SSC_CNN and cijjas/satellite-image-processing (no licence stated; no "
+    "pixel is shipped); simulated scenes of this library."
 )
 LIMITS = (
     "For reflectance of L1C and L2A. Over a featureless sea, where noise is all there "
@@ -95,6 +97,7 @@ NOTES = {
 }
 SIMULATED = {"20m": 8, "60m": 6}
 STEPS = {"20m": 5000, "60m": 1500}
+PARTIAL = 2  # stages before scenes that lack bands are learnt from
 WEIGHT = {"20m": 0.15, "60m": 0.15}  # of a simulated scene, beside a real one
 TRUE = 0.07  # of a simulated scene at its own scale
 PHASES = {"20m": 2, "60m": 6}
@@ -117,32 +120,53 @@ def real_pairs(
 
     To learn 20 m bands from, if asked for, also those that lack some of them.
     """
-    scenes = [read(path) for path in sorted(folder.glob("l?[ac]_native/*.npz"))]
-    whole = [
+    whole = whole_scenes(folder)
+    if task == "60m":
+        whole = [s for s in whole if min(s.counts["B01"].shape) >= 36]
+    seen = [s for s in whole if place(s.name) not in LEFT_OUT[task]]
+    if task == "20m" and partial:
+        seen += partial_scenes(folder)
+    learnt = [
+        pair
+        for s in seen
+        for pair in reduced_pairs(loaded(s), spec, title(s), phases=PHASES[task])
+    ]
+    left_out = [s for s in whole if place(s.name) in LEFT_OUT[task]]
+    return learnt, [reduced_pair(loaded(s), spec, title(s)) for s in left_out]
+
+
+def whole_scenes(folder: Path) -> list[Real]:
+    """Return the scenes that have all bands."""
+    scenes = map(read, sorted(folder.glob("l?[ac]_native/*.npz")))
+    return [
         replace(s, counts=cropped(s.counts, 60))
         for s in scenes
         if natives(s) == {10, 20, 60} and "partial" not in s.name
     ]
-    if task == "60m":
-        whole = [s for s in whole if min(s.counts["B01"].shape) >= 36]
-    left_out = [s for s in whole if place(s.name) in LEFT_OUT[task]]
-    learnt = [s for s in whole if place(s.name) not in LEFT_OUT[task]]
-    if task == "20m" and partial:
-        clear = [s for s in learnt if "cloud" not in s.name]
-        learnt += [completed(s, clear) for s in scenes if s.name in PARTIAL]
-    several = [
-        pair
-        for s in learnt
-        for pair in reduced_pairs(*loaded(s, spec), phases=PHASES[task])
+
+
+def partial_scenes(folder: Path) -> list[Real]:
+    """Return those that lack 20 m bands, completed from what may be learnt from."""
+    clear = [
+        s
+        for s in whole_scenes(folder)
+        if place(s.name) not in LEFT_OUT["20m"] and "cloud" not in s.name
     ]
-    return several, [reduced_pair(*loaded(s, spec)) for s in left_out]
+    return [
+        completed(read(path), clear)
+        for path in sorted(folder.glob("l?[ac]_native/*_partial.npz"))
+    ]
 
 
-def loaded(scene: Real, spec) -> tuple:
-    """Return a scene as users open it, read, with the task and its name."""
+def loaded(scene: Real) -> xr.DataTree:
+    """Return a scene as users open it, read."""
     with tempfile.TemporaryDirectory() as scratch:
-        tree = opened(scene, scene.counts, Path(scratch)).load()
-    return tree, spec, f"{scene.level}:{scene.name}"
+        return opened(scene, scene.counts, Path(scratch)).load()
+
+
+def title(scene: Real) -> str:
+    """Return what a card calls a scene."""
+    return f"{scene.level}:{scene.name}"
 
 
 def completed(scene: Real, others: list[Real]) -> Real:
@@ -237,7 +261,12 @@ def main(arguments: list[str] | None = None) -> None:
     task = args.task
     name = f"dsen2-s-{task}"
     spec = next(s for s, _ in published() if s.name == name)
-    learnt, judged = real_pairs(args.real, spec, task)
+    stages, first = [], None
+    if args.first:
+        card = json.loads((args.first / f"{name}.json").read_text())
+        stages = card["recipe"]["stages"]
+    partial = len(stages) >= PARTIAL
+    learnt, judged = real_pairs(args.real, spec, task, partial=partial)
     seeds = range(100, 100 + SIMULATED[task])
     options = {"reduced": True, "true": task == "60m"}
     weight = WEIGHT[task] if args.weight is None else args.weight
@@ -251,15 +280,12 @@ def main(arguments: list[str] | None = None) -> None:
         edge=EDGE[task],
         seed=args.seed,
     )
-    stages, first = [recipe], None
     if args.first:
-        card = json.loads((args.first / f"{name}.json").read_text())
-        stages = card["recipe"]["stages"]
         recipe = replace(recipe, **LATER[len(stages) - 1])
-        stages.append(recipe)
         first = first_network(recipe)
         before = load_file(args.first / f"{name}.safetensors")
         first.load_state_dict(before)
+    stages.append(recipe)
     begun = time.monotonic()
     network: torch.nn.Module = torch.nn.Identity()
     losses = []
