@@ -1,6 +1,6 @@
 """Say how much of the time of a training step is the network, not the sampler.
 
-    OMP_NUM_THREADS=2 python benchmarks/sampling.py [--steps 48]
+    OMP_NUM_THREADS=2 python benchmarks/sampling.py [--steps 96]
 
 A simulated scene is opened from local Zarr and from COGs over HTTP on the loopback (a
 server in another process), without Dask and with it, and the 5 m network learns from
@@ -123,11 +123,11 @@ def measured(
 def main(arguments: list[str] | None = None) -> None:
     """Measure each source."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=96)
     parser.add_argument("--size", type=int, default=2190, help="pixels of 10 m")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--side", type=int, default=48, help="cells of a patch")
-    parser.add_argument("--warm", type=int, default=32, help="steps left out")
+    parser.add_argument("--warm", type=int, default=48, help="steps left out")
     args = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch) / "cogs"

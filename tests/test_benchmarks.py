@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -127,3 +128,34 @@ def test_finetuning_judges_what_it_has_not_seen():
     _, (row,) = told("finetuning", *options)
     assert 0 <= float(row["moved"]) <= 1
     assert {0.5 < row[scale] < 1.5 for scale in ("reduced", "true")} == {True}
+
+
+def test_bands_that_a_scene_lacks_follow_from_other_scenes(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    from quality import Real
+    from shipped import TEN, TWENTY, completed, reflectance
+
+    rng = np.random.default_rng(0)
+    lack = ["B06", "B12"]
+    have = [b for b in TWENTY if b not in lack]
+
+    def scene(name, offset):
+        sides = dict.fromkeys(TEN, 40) | dict.fromkeys(TWENTY, 20)
+        counts = {
+            b: rng.integers(2000, 9000, (n, n)).astype("u2") for b, n in sides.items()
+        }
+        one = Real(name=name, level="L1C", offset=offset, counts=counts)
+        rho = {b: reflectance(one, b) for b in have}
+        made = {"B06": (rho["B05"] + rho["B8A"]) / 2, "B12": 0.5 * rho["B11"] + 0.02}
+        found = {b: np.rint(x * 1e4 - offset) for b, x in made.items()}
+        return replace(one, counts=counts | found)
+
+    others = [scene(f"other {k}", offset) for k, offset in enumerate((0, -1000))]
+    whole = scene("partial", -1000)
+    known = {b: c for b, c in whole.counts.items() if b not in lack}
+    partial = replace(whole, counts=known)
+    made = completed(partial, others)
+    assert set(made.counts) == set(whole.counts)
+    for band, counts in made.counts.items():
+        assert counts.dtype == np.uint16
+        assert abs(counts - whole.counts[band]).max() <= (1 if band in lack else 0)

@@ -328,7 +328,7 @@ class Sampler:
         rules: Rules | None = None,
         augment: Augment | None = None,
         windows: int = 16,
-        steps: int = 32,
+        steps: int = 48,
         most: int = 256,
         threads: int = 1,
     ) -> None:
