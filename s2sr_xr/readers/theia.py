@@ -16,7 +16,7 @@ import re
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import xarray as xr
@@ -28,6 +28,7 @@ from s2sr_xr.radiometry import Radiometry
 from s2sr_xr.readers._diagnosis import is_remote, without_query
 from s2sr_xr.readers._items import Item
 from s2sr_xr.readers._safe_files import Archive, Directory
+from s2sr_xr.readers._safe_masks import FlagSource
 from s2sr_xr.readers._safe_xml import _Look, _number, parse
 from s2sr_xr.readers._tree import (
     _attrs_of,
@@ -391,33 +392,14 @@ class Edged:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Flags:
+class Flags(FlagSource):
     """Masks with one bit a band, as one image of flags."""
 
-    masks: tuple[tuple[int, Asset], ...]
-    """Flags, and the masks that say them with any bit; all of one known shape."""
-
-    dtype: ClassVar[np.dtype[Any]] = np.dtype(np.uint8)
+    flags: tuple[int, ...]
+    """What each of the masks says with any bit."""
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
-        said = ((flag, mask.__dask_tokenize__()) for flag, mask in self.masks)
-        return (type(self).__name__, *said)
-
-    @property
-    def band(self) -> str:
-        """What the variable is called."""
-        return "flags"
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """One time step, rows and columns."""
-        rows, cols = self.masks[0][1].shape or (0, 0)
-        return 1, rows, cols
-
-    def at(self, time: int) -> Self:
-        """Return the source of the one time step."""
-        assert time in (0, -1)
-        return self
+        return (*FlagSource.__dask_tokenize__(self), *self.flags)
 
     def read(self, time: int, rows: slice, cols: slice) -> np.ndarray:
         """Return a window as uint8: each flag where any bit of its mask is set.
@@ -431,7 +413,7 @@ class Flags:
         """
         assert time in (0, -1)
         flags = np.zeros((rows.stop - rows.start, cols.stop - cols.start), np.uint8)
-        for flag, mask in self.masks:
+        for flag, mask in zip(self.flags, self.masks, strict=True):
             flags |= np.uint8(flag) * (read_window(mask, rows, cols) != 0)
         return flags
 
@@ -465,8 +447,9 @@ def _masked(
             ds[band] = _variable(source, chunk, ds[band].attrs)
     found = {flag: _mask(product, kind, first, doubts) for kind, flag in MASKS.items()}
     if found[SATURATED]:
-        masks = tuple((flag, mask) for flag, mask in found.items() if mask)
-        ds["flags"] = _variable(Flags(masks=masks), chunk, _FLAGS)
+        there = {flag: mask for flag, mask in found.items() if mask}
+        told = Flags(masks=tuple(there.values()), flags=tuple(there))
+        ds["flags"] = _variable(told, chunk, _FLAGS)
     return ds
 
 
