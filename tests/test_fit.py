@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -56,6 +57,30 @@ def test_a_network_learns(precision):
     found = list(fit(network(), draw, loss, plan))
     assert [s.step for s in found] == list(range(60))
     assert sum(losses(found[-10:])) < 0.5 * sum(losses(found[:10]))
+
+
+class Named(NamedTuple):
+    image: torch.Tensor
+    name: str
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda b: Named(b.image, b.name),
+        lambda b: (b.image, b.name),
+        lambda b: {"image": b.image, "name": b.name},
+    ],
+)
+def test_batches_of_any_make_are_learnt_from(made):
+    def unpacked(net, batch):
+        assert type(batch) is type(made(draw(0)))
+        parts = batch.values() if isinstance(batch, dict) else batch
+        return loss(net, Batch(*parts))
+
+    expected = losses(fit(network(), draw, loss, PLAN))
+    found = fit(network(), lambda step: made(draw(step)), unpacked, PLAN)
+    assert losses(found) == expected
 
 
 def test_it_learns_as_plain_torch_does():

@@ -336,7 +336,10 @@ def _each(
     if isinstance(value, dict):
         return {k: _each(v, change) for k, v in value.items()}
     if isinstance(value, tuple | list):
-        return type(value)(_each(v, change) for v in value)
+        changed = [_each(v, change) for v in value]
+        # A tuple with names takes its parts one by one.
+        named = hasattr(value, "_fields")
+        return type(value)(*changed) if named else type(value)(changed)
     if is_dataclass(value) and not isinstance(value, type):
         names = value.__dataclass_fields__
         return replace(value, **{n: _each(getattr(value, n), change) for n in names})
