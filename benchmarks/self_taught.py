@@ -219,7 +219,7 @@ def main(arguments: list[str] | None = None) -> None:
         last = step.network
     judged += simulated(SPEC, "20m", range(2), 480, reduced=False, true=True)
     stages.append(asdict(recipe) | {"taught": 16 * args.batches, "share": SHARE})
-    ship(last, stages, learnt, judged, WEIGHT, args.out)
+    ship(last, SPEC, stages, learnt, judged, WEIGHT, args.out)
 
 
 if __name__ == "__main__":
