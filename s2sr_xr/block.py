@@ -389,13 +389,16 @@ def _mirrored(
         ((seen.rows, source.rows, cells[0]), (seen.cols, source.cols, cells[1])),
         start=1,
     ):
-        if span.clip(n) == span:
-            cut = span.scale(k).slice_in(held.scale(k))
-            image = image[:, cut] if axis == 1 else image[:, :, cut]
-        else:
-            wanted = range(span.start * k, span.stop * k)
-            index = [mirror(i, n * k) - held.start * k for i in wanted]
-            image = image.take(index, axis=axis)
+        inner = span.clip(n)
+        cut = inner.scale(k).slice_in(held.scale(k))
+        middle = image[:, cut] if axis == 1 else image[:, :, cut]
+        if inner == span:
+            image = middle
+            continue
+        beyond = (range(span.start * k, inner.start * k), range(n * k, span.stop * k))
+        places = ([mirror(i, n * k) - held.start * k for i in part] for part in beyond)
+        first, last = (image.take(np.array(p, np.intp), axis) for p in places)
+        image = np.concatenate((first, middle, last), axis)
     return image
 
 
