@@ -166,7 +166,9 @@ AXIS = st.one_of(
     st.integers(-25, 24),
     st.builds(
         slice,
-        st.none() | st.integers(-45, 45),
+        # Not before the first: of 30, xarray 2026.9 takes [-31::-1] for [::-1] wherever
+        # it indexes lazily, and hands us that.
+        st.none() | st.integers(-25, 45),
         st.none() | st.integers(-45, 45),
         st.sampled_from([None, 1, 2, 3, 7, -1, -2]),
     ),
