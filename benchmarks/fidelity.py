@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from quality import FLAT, cropped, natives, opened, read
+from quality import FLAT, Real, cropped, loaded, whole_scenes
 from shipped import LEFT_OUT, place
 
 import s2sr_xr
@@ -163,33 +163,28 @@ def simulated_records(size: int, level: str, seed: int, out: Path | None):
             )
 
 
-def left_out(folder: Path) -> dict[str, Path]:
+def left_out(folder: Path) -> dict[str, Real]:
     """Return the first scene of each place that no shipped weights have seen."""
-    found: dict[str, Path] = {}
-    for path in sorted(folder.glob("l?[ac]_native/*.npz")):
-        if "partial" in path.stem or natives(read(path)) != {10, 20, 60}:
-            continue
-        if (where := place(path.stem)) in LEFT_OUT["20m"]:
-            found.setdefault(where, path)
+    found: dict[str, Real] = {}
+    for scene in whole_scenes(folder):
+        if (where := place(scene.name)) in LEFT_OUT["20m"]:
+            found.setdefault(where, scene)
     return found
 
 
-def real_records(where: str, path: Path, side: int, out: Path | None):
+def real_records(where: str, scene: Real, side: int, out: Path | None):
     """Yield the records of a real scene."""
-    scene = read(path)
     limits = {b: side * 10 // BANDS[b].native for b in scene.counts}
     counts = {b: c[: limits[b], : limits[b]] for b, c in scene.counts.items()}
-    scene = replace(scene, counts=cropped(counts, 60))
-    with tempfile.TemporaryDirectory() as scratch:
-        tree = opened(scene, scene.counts, Path(scratch)).isel(time=0).load()
-        shake = noisy(tree)
-        for task in MODELS:
-            for consistent in (False, True):
-                given = {"consistent": consistent}
-                name = f"{where} {scene.level}"
-                record = judged(name, tree, task, out, shake=shake, **given)
-                record["reduced scale"] = at_reduced_scale(tree, task, **given)
-                yield record
+    tree = loaded(replace(scene, counts=cropped(counts, 60))).isel(time=0)
+    shake = noisy(tree)
+    for task in MODELS:
+        for consistent in (False, True):
+            given = {"consistent": consistent}
+            name = f"{where} {scene.level}"
+            record = judged(name, tree, task, out, shake=shake, **given)
+            record["reduced scale"] = at_reduced_scale(tree, task, **given)
+            yield record
 
 
 def summary(records: list[dict]) -> str:
@@ -292,8 +287,8 @@ def main(arguments: list[str] | None = None) -> list[dict]:
 
     for level in given.levels:
         keep(simulated_records(given.size, level, 0, given.out))
-    for where, path in left_out(given.real).items() if given.real else ():
-        keep(real_records(where, path, given.side, given.out))
+    for where, scene in left_out(given.real).items() if given.real else ():
+        keep(real_records(where, scene, given.side, given.out))
     print(summary(records))
     return records
 

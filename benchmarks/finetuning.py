@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 import torch
 import xarray as xr
 from common import table, tell
-from quality import cropped, natives, opened, read
-from shipped import LEFT_OUT, place
+from quality import loaded, whole_scenes
+from shipped import LEFT_OUT, place, title
 from shipped_5m import edged
 
 import s2sr_xr
@@ -76,17 +76,11 @@ def error(model: str | Path, pair: Pair) -> np.ndarray:
 def real(folder: Path, model: str) -> Iterator[tuple]:
     """Yield name, left half and judged pair of each left-out scene."""
     spec = s2sr_xr.get_spec(model)
-    for path in sorted(folder.glob("l?[ac]_native/*.npz")):
-        scene = read(path)
-        if natives(scene) != {10, 20, 60} or "partial" in scene.name:
-            continue
-        if place(scene.name) not in LEFT_OUT[f"{spec.cell}m"]:
-            continue
-        with tempfile.TemporaryDirectory() as scratch:
-            tree = opened(scene, cropped(scene.counts, CELL), Path(scratch)).load()
-        left, right = halves(tree)
-        name = f"{scene.level}:{scene.name}"
-        yield name, left, {"reduced": reduced_pair(right, spec, name)}
+    for scene in whole_scenes(folder):
+        if place(scene.name) in LEFT_OUT[f"{spec.cell}m"]:
+            left, right = halves(loaded(scene))
+            pair = reduced_pair(right, spec, title(scene))
+            yield pair.name, left, {"reduced": pair}
 
 
 def simulated(seeds: range, size: int, model: str) -> Iterator[tuple]:

@@ -29,7 +29,7 @@ import argparse
 import datetime as dt
 import json
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,6 +47,8 @@ from s2sr_xr.scoring import (
 from s2sr_xr.simulate import write_item
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import xarray as xr
 
     from s2sr_xr.scoring import Trial
@@ -113,6 +115,24 @@ def opened(scene: Real, counts: dict[str, np.ndarray], folder: Path) -> xr.DataT
         offset=scene.offset,
     )
     return s2sr_xr.open_stac(item)
+
+
+def scenes_in(folder: Path) -> Iterator[Real]:
+    """Yield the scenes of a folder."""
+    yield from map(read, sorted(folder.glob("l?[ac]_native/*.npz")))
+
+
+def whole_scenes(folder: Path) -> Iterator[Real]:
+    """Yield those that have all bands, in whole cells of 60 m."""
+    for scene in scenes_in(folder):
+        if natives(scene) == {10, 20, 60} and "partial" not in scene.name:
+            yield replace(scene, counts=cropped(scene.counts, 60))
+
+
+def loaded(scene: Real) -> xr.DataTree:
+    """Return a scene as users open it, read."""
+    with tempfile.TemporaryDirectory() as scratch:
+        return opened(scene, scene.counts, Path(scratch)).load()
 
 
 def at_reduced_scale(
@@ -198,8 +218,6 @@ def left_out(scene: Real) -> list[int]:
     """Return the native pixels whose weights never saw the place of a scene."""
     from shipped import LEFT_OUT, place
 
-    if natives(scene) != {10, 20, 60} or "partial" in scene.name:
-        return []
     return [m for m in SCALES if place(scene.name) in LEFT_OUT[f"{m}m"]]
 
 
@@ -321,16 +339,14 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     given.out.mkdir(parents=True, exist_ok=True)
     found = []
-    for folder in ("l1c_native", "l2a_native"):
-        for path in sorted((given.real / folder).glob("*.npz")):
-            scene = read(path)
-            if given.tables:
-                own = scored(scene, given.model, left_out(scene), classical=True)
-            else:
-                own = judge(scene, given.model, given.out)
-            for record in own:
-                print(json.dumps(record), flush=True)
-                found.append(record)
+    for scene in (whole_scenes if given.tables else scenes_in)(given.real):
+        if given.tables:
+            own = scored(scene, given.model, left_out(scene), classical=True)
+        else:
+            own = judge(scene, given.model, given.out)
+        for record in own:
+            print(json.dumps(record), flush=True)
+            found.append(record)
     text = papers_tables(found) if given.tables else summary(found)
     print(text)
     name = "tables.txt" if given.tables else "quality.txt"

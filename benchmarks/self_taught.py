@@ -43,6 +43,7 @@ SPEC = next(s for s, _ in published() if s.name == NAME)
 WEIGHT = 0.2  # of a simulated scene, beside a real one
 DATES = 0.7  # of the scene of two dates
 TAUGHT = 10  # patches of a batch that were taught; the others have their truth alone
+STRANGERS = 0.04  # of the patches have foreign ground in their fine bands
 SHARE = 0.7  # of the loss, that is against what was taught
 AUGMENT = Augment(mixed=0.35, odd=0.08)
 """Of what is taught."""
@@ -91,16 +92,9 @@ def two_dates(folder: Path) -> list[Pair]:
     pairs = []
     for (red, green, blue, near), (red2, _, _, near2) in (dates, dates[::-1]):
         fine = torch.stack([red, green, blue, near])
-        coarse = torch.stack(
-            [
-                (green + near) / 2,
-                near,
-                near2,
-                (near + near2) / 2,
-                red2,
-                (red2 + green) / 2,
-            ]
-        )
+        b05, b12 = (green + near) / 2, (red2 + green) / 2
+        b8a = (near + near2) / 2
+        coarse = torch.stack([b05, near, near2, b8a, red2, b12])
         for at in product(range(2), repeat=2):
             rows, cols = (
                 slice(2 * k, 2 * k + (n - 2 * k) // 4 * 4)
@@ -117,7 +111,7 @@ def drawn(pairs: list[Pair], batch: int, seed: int, step: int, augment: Augment)
     images, target = patches(
         pairs, SPEC, side=28, batch=batch, seed=seed, step=step, augment=augment
     )
-    return (estranged(images[0], 0.04, (seed, step)), *images[1:]), target
+    return (estranged(images[0], STRANGERS, (seed, step)), *images[1:]), target
 
 
 @torch.inference_mode()
@@ -178,7 +172,7 @@ def main(arguments: list[str] | None = None) -> None:
         steps=args.steps,
         lr=5e-4,
         mixed=0.1,
-        strangers=0.04,
+        strangers=STRANGERS,
         seed=17 + len(stages),
         optimiser="muon",
     )

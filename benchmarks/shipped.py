@@ -21,11 +21,10 @@ import time
 from copy import deepcopy
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from quality import Real, cropped, natives, opened, read
+from quality import Real, loaded, read, whole_scenes
 from safetensors.torch import load_file
 
 import s2sr_xr
@@ -36,9 +35,6 @@ from s2sr_xr.models.files import save
 from s2sr_xr.models.layers import lower
 from s2sr_xr.train.dsen2 import Recipe, first_network, fit, ratio_to_bicubic
 from s2sr_xr.train.pairs import Pair, reduced_pair, reduced_pairs, true_pair
-
-if TYPE_CHECKING:
-    import xarray as xr
 
 PLACES = {
     "dsen2_T33UUB": "Oresund",
@@ -80,9 +76,9 @@ TEN, TWENTY = ([b for b in BANDS if BANDS[b].native == n] for n in (10, 20))
 TERMS = (
     "Contains modified Copernicus Sentinel data (free, full and open). Samples of "
     "SSL4EO-S12 (CC BY 4.0), TerraMesh and Major TOM Core (CC BY-SA 4.0), BigEarthNet "
-    "(CDLA-Permissive 1.0), DSen2 (CC BY 4.0), Hydro (MIT), openEO (Apache-2.0), "
-    "S2S_UCNN, S2_SSC_CNN and cijjas/satellite-image-processing (no licence stated; no "
-    "pixel is shipped); simulated scenes of this library."
+    "(CDLA-Permissive 1.0), DSen2 (CC BY 4.0), Hydro (MIT), Fields of The World (MIT), "
+    "openEO (Apache-2.0), S2S_UCNN, S2_SSC_CNN and cijjas/satellite-image-processing "
+    "(no licence stated; no pixel is shipped); simulated scenes of this library."
 )
 LIMITS = (
     "For reflectance of L1C and L2A. Over a featureless sea, where noise is all there "
@@ -123,7 +119,7 @@ def real_pairs(
 
     To learn 20 m bands from, if asked for, also those that lack some of them.
     """
-    whole = whole_scenes(folder)
+    whole = list(whole_scenes(folder))
     if task == "60m":
         whole = [s for s in whole if min(s.counts["B01"].shape) >= 36]
     seen = [s for s in whole if place(s.name) not in LEFT_OUT[task]]
@@ -138,16 +134,6 @@ def real_pairs(
     return learnt, [reduced_pair(loaded(s), spec, title(s)) for s in left_out]
 
 
-def whole_scenes(folder: Path) -> list[Real]:
-    """Return the scenes that have all bands."""
-    scenes = map(read, sorted(folder.glob("l?[ac]_native/*.npz")))
-    return [
-        replace(s, counts=cropped(s.counts, 60))
-        for s in scenes
-        if natives(s) == {10, 20, 60} and "partial" not in s.name
-    ]
-
-
 def partial_scenes(folder: Path) -> list[Real]:
     """Return those that lack 20 m bands, completed from what may be learnt from."""
     clear = [
@@ -159,12 +145,6 @@ def partial_scenes(folder: Path) -> list[Real]:
         completed(read(path), clear)
         for path in sorted(folder.glob("l?[ac]_native/*_partial.npz"))
     ]
-
-
-def loaded(scene: Real) -> xr.DataTree:
-    """Return a scene as users open it, read."""
-    with tempfile.TemporaryDirectory() as scratch:
-        return opened(scene, scene.counts, Path(scratch)).load()
 
 
 def title(scene: Real) -> str:

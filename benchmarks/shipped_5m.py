@@ -28,17 +28,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from quality import loaded, whole_scenes
 from safetensors.torch import load_file
-from shipped import (
-    LEFT_OUT,
-    TERMS,
-    bf16_rmse,
-    loaded,
-    partial_scenes,
-    place,
-    title,
-    whole_scenes,
-)
+from shipped import LEFT_OUT, TERMS, bf16_rmse, partial_scenes, place, title
 from torch.optim import Adam
 
 import s2sr_xr

@@ -14,7 +14,7 @@ import pytest
 import rasterio
 import xarray as xr
 from dask.base import tokenize
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from s2sr_xr.errors import GridError, ReadError
@@ -166,9 +166,7 @@ AXIS = st.one_of(
     st.integers(-25, 24),
     st.builds(
         slice,
-        # Not before the first: of 30, xarray 2026.9 takes [-31::-1] for [::-1] wherever
-        # it indexes lazily, and hands us that.
-        st.none() | st.integers(-25, 45),
+        st.none() | st.integers(-45, 45),
         st.none() | st.integers(-45, 45),
         st.sampled_from([None, 1, 2, 3, 7, -1, -2]),
     ),
@@ -176,10 +174,18 @@ AXIS = st.one_of(
 )
 
 
+def from_before_the_first(key, size: int) -> bool:
+    if not isinstance(key, slice) or key.start is None:
+        return False
+    return key.start < -size and (key.step or 1) < 0
+
+
 @given(time=st.integers(-3, 2) | st.just(slice(None)) | st.just([2, 0]), y=AXIS, x=AXIS)
 def test_lazy_indexing_is_that_of_numpy(time, y, x):
     source = numbers()
     variable = as_variable(source, None, {})
+    # Wherever xarray 2026.9 indexes lazily, it takes [-31::-1] of 30 for [::-1].
+    assume(not any(map(from_before_the_first, (y, x), variable.shape[1:])))
     expected = xr.Variable(variable.dims, source.values)[{"time": time, "y": y, "x": x}]
     part = variable[{"time": time, "y": y, "x": x}]
     assert not source.asked

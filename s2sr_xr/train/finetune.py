@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     Batch = tuple[tuple[torch.Tensor, ...], torch.Tensor]
 
-__all__ = ["finetune", "move"]
+__all__ = ["finetune"]
 
 KEPT = 16
 """Cells along the side of what a patch is judged on."""
@@ -195,17 +195,17 @@ def _moved(
     after = {k: v.clone() for k, v in network.state_dict().items()}
 
     def error(share: float) -> float:
-        move(network, before, after, share)
+        _move(network, before, after, share)
         return float(_relative(network, judged))
 
     with torch.no_grad():
         found = {share: error(share) for share in SHARES}
         best = min(found, key=lambda share: found[share])
-    move(network, before, after, best)
+    _move(network, before, after, best)
     return best, found[best] / found[0.0]
 
 
-def move(
+def _move(
     network: torch.nn.Module,
     before: Mapping[str, torch.Tensor],
     after: Mapping[str, torch.Tensor],

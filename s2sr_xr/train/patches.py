@@ -2,9 +2,9 @@
 
 Steps go in rounds. A round draws windows, whole chunks of a scene where these are not
 too large (our readers read any window, and are not asked for chunks), reads them once,
-and takes many patches from each; while it lasts, the next
-one's windows are read in the background. Nothing depends on what was read before, so a
-training goes on at any step, and any number of scenes, of any backing, fits in memory.
+and takes many patches from each; while it lasts, the next one's windows are read in the
+background. Nothing depends on what was read before, so a training goes on at any step,
+and any number of scenes, of any backing, fits in memory.
 
 A patch is refused, and another drawn, where
 
