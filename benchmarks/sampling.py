@@ -30,10 +30,13 @@ from shipped_5m import SPEC, fresh
 import s2sr_xr
 from s2sr_xr.train.evoland import Restoration
 from s2sr_xr.train.fit import Plan, fit
-from s2sr_xr.train.patches import Patch, Rules, Sampler, source
+from s2sr_xr.train.patches import Rules, Sampler
+from s2sr_xr.train.scenes import source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from s2sr_xr.train.augment import Patch
 
 TESTS = Path(__file__).parents[1] / "tests"
 SERVER = """

@@ -31,12 +31,12 @@ from shipped import SIMULATED, real_pairs, reflectance, ship, simulated
 from s2sr_xr.degrade import reduce_scale
 from s2sr_xr.models.catalogue import published
 from s2sr_xr.models.layers import lower
+from s2sr_xr.train.augment import Augment
 from s2sr_xr.train.dsen2 import Recipe, first_network
 from s2sr_xr.train.fit import Plan, fit
 from s2sr_xr.train.losses import over_bicubic
 from s2sr_xr.train.muon import Muon
 from s2sr_xr.train.pairs import Pair, estranged, patches
-from s2sr_xr.train.patches import Augment
 
 NAME = "dsen2-s-20m"
 SPEC = next(s for s, _ in published() if s.name == NAME)

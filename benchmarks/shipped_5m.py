@@ -43,10 +43,12 @@ from s2sr_xr.models.layers import centre
 from s2sr_xr.models.resample import Upsample
 from s2sr_xr.models.spec import BandGroup
 from s2sr_xr.simulate import finer_truth
+from s2sr_xr.train.augment import Augment
 from s2sr_xr.train.evoland import TEN, Restoration
 from s2sr_xr.train.fit import Plan, fit
 from s2sr_xr.train.muon import Muon
-from s2sr_xr.train.patches import Augment, Rules, Sampler, Source, source
+from s2sr_xr.train.patches import Rules, Sampler
+from s2sr_xr.train.scenes import Source, source
 
 if TYPE_CHECKING:
     import xarray as xr

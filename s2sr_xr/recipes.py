@@ -399,8 +399,8 @@ def _scenes(job: Training, spec: ModelSpec) -> tuple[Any, tuple[str, ...]]:
     from s2sr_xr.models.spec import BandGroup
     from s2sr_xr.train.finer_image import beside, open_finer
     from s2sr_xr.train.five_metres import Scenes
-    from s2sr_xr.train.patches import source
     from s2sr_xr.train.published import sen2venus
+    from s2sr_xr.train.scenes import source
 
     plain, finer, levels = [], [], set()
     for place, image in zip_longest(job.scenes, job.finer):

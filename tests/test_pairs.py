@@ -6,8 +6,8 @@ import torch
 
 import s2sr_xr
 from s2sr_xr.train import dsen2, losses
+from s2sr_xr.train.augment import Augment, augmented
 from s2sr_xr.train.pairs import estranged, reduced_pair, reduced_pairs
-from s2sr_xr.train.patches import Augment, augmented
 
 SPEC = s2sr_xr.get_spec("dsen2-s-20m")
 

@@ -15,15 +15,9 @@ import s2sr_xr
 from s2sr_xr.errors import GridError, MissingBandError, RadiometryError, ReadError
 from s2sr_xr.models.spec import BandGroup, ModelSpec
 from s2sr_xr.readers.source import BandSource
-from s2sr_xr.train.patches import (
-    Augment,
-    Batches,
-    Rules,
-    Sampler,
-    augmented,
-    cloudy,
-    source,
-)
+from s2sr_xr.train.augment import Augment, augmented
+from s2sr_xr.train.patches import Batches, Rules, Sampler, cloudy
+from s2sr_xr.train.scenes import source
 
 SPEC = ModelSpec(
     name="two",

@@ -14,9 +14,10 @@ from s2sr_xr.models.csr import CSR
 from s2sr_xr.models.rec import REC
 from s2sr_xr.train import csr as csr_recipe
 from s2sr_xr.train import rec as rec_recipe
+from s2sr_xr.train.augment import Augment
 from s2sr_xr.train.evoland import Pretraining
 from s2sr_xr.train.fit import Plan
-from s2sr_xr.train.patches import Augment, Rules, Sampler
+from s2sr_xr.train.patches import Rules, Sampler
 from s2sr_xr.train.published import FIRST, SECOND, l1bsr, sen2venus
 
 RULES = Rules(cloud=1, flat=0)

@@ -23,12 +23,12 @@ from torch.nn import functional as F  # noqa: N812
 
 from s2sr_xr.errors import GridError, ModelError
 from s2sr_xr.models.dsen2 import DSen2
+from s2sr_xr.train.augment import Augment
 from s2sr_xr.train.fit import Plan
 from s2sr_xr.train.fit import fit as train
 from s2sr_xr.train.losses import bicubic, over_bicubic
 from s2sr_xr.train.muon import optimiser_of
 from s2sr_xr.train.pairs import Pair, estranged, patches
-from s2sr_xr.train.patches import Augment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,7 +17,7 @@ from s2sr_xr.bands import canonical
 from s2sr_xr.errors import GridError, MissingBandError, RadiometryError, ReadError
 from s2sr_xr.grid import check_nesting, scene_of
 from s2sr_xr.models.spec import BandGroup
-from s2sr_xr.train.patches import source
+from s2sr_xr.train.scenes import source
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from s2sr_xr.grid import Grid, Object
     from s2sr_xr.models.spec import ModelSpec
-    from s2sr_xr.train.patches import Source
+    from s2sr_xr.train.scenes import Source
 
 __all__ = ["beside", "open_finer"]
 
@@ -104,7 +104,7 @@ def beside(
     Parameters
     ----------
     obj
-        The scene, as `s2sr_xr.train.patches.source` takes it.
+        The scene, as `s2sr_xr.train.scenes.source` takes it.
     spec
         The network: its inputs, and the bands and pixels that it makes.
     name

@@ -22,6 +22,7 @@ from torch import nn
 from s2sr_xr.errors import GridError, MissingBandError
 from s2sr_xr.models.catalogue import EVOLAND
 from s2sr_xr.models.discriminator import Discriminator
+from s2sr_xr.train.augment import Augment
 from s2sr_xr.train.best import keep_best
 from s2sr_xr.train.evoland import (
     TEN,
@@ -34,17 +35,18 @@ from s2sr_xr.train.evoland import (
 from s2sr_xr.train.finer_pairs import Supervised
 from s2sr_xr.train.fit import Plan, fit
 from s2sr_xr.train.niqe import fit_natural
-from s2sr_xr.train.patches import Augment, Rules, Sampler
+from s2sr_xr.train.patches import Rules, Sampler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from s2sr_xr.models.spec import ModelSpec
+    from s2sr_xr.train.augment import Patch
     from s2sr_xr.train.best import Best
     from s2sr_xr.train.fit import Step
     from s2sr_xr.train.niqe import Natural
-    from s2sr_xr.train.patches import Patch, Source
+    from s2sr_xr.train.scenes import Source
 
 __all__ = ["Choice", "Gan", "Recipe", "Scenes", "begun", "judge_of", "means", "train"]
 

@@ -22,7 +22,7 @@ from s2sr_xr.degrade import reduce_scale
 from s2sr_xr.errors import GridError
 from s2sr_xr.grid import check_nesting, scene_of
 from s2sr_xr.tiling import Box, Span
-from s2sr_xr.train.patches import Augment, augmented
+from s2sr_xr.train.augment import Augment, augmented
 
 if TYPE_CHECKING:
     import xarray as xr

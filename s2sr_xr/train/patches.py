@@ -23,15 +23,14 @@ from collections import Counter, OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from s2sr_xr.errors import GridError, MissingBandError, ReadError, S2SRError
-from s2sr_xr.grid import check_nesting, grid_of, scene_of
-from s2sr_xr.readers.source import as_variable, source_of
+from s2sr_xr.errors import GridError, ReadError
+from s2sr_xr.train.augment import Augment, Patch, augmented
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -39,23 +38,9 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
-    from s2sr_xr.grid import Grid, Object
-    from s2sr_xr.models.spec import BandGroup, ModelSpec
+    from s2sr_xr.train.scenes import Source
 
-__all__ = [
-    "Augment",
-    "Batches",
-    "Patch",
-    "Rules",
-    "Sampler",
-    "Source",
-    "augmented",
-    "cloudy",
-    "source",
-]
-
-Patch: TypeAlias = tuple[torch.Tensor, ...]
-"""One stack ``(..., C, side * per_cell, side * per_cell)`` a group."""
+__all__ = ["Batches", "Rules", "Sampler", "cloudy"]
 
 CLOUDS = (1, 3, 8, 9, 10)
 """Codes of the scene classification that a patch may hold little of."""
@@ -84,184 +69,6 @@ class Rules:
                 "cloud is a share in [0, 1] and flat a spread of 0 or more; got "
                 f"{self.cloud} and {self.flat}"
             )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Augment:
-    """What is done to a patch that is taken, to all its groups alike."""
-
-    turn: bool = True
-    """Quarter turns and mirroring, all eight alike."""
-
-    gain: tuple[float, float] = (0.5, 4.0)
-    """Brightened or darkened by a factor in this range, equally often by octaves: what
-    surrounds an edge should not decide how it is drawn. ``(1, 1)`` leaves it."""
-
-    odd: float = 0.0
-    """Share of patches whose bands are each dimmed by a factor of their own, 0.05 to 1,
-    equally often by octaves. Ice is white to the eye and black in the short-wave
-    infrared: detail must not be carried over from what other bands are elsewhere."""
-
-    mixed: float = 0.0
-    """Share of patches whose bands are each replaced by a random mixture of the bands
-    of their group. Blur and decimation are linear, so that what was true of the bands
-    is true of the mixtures: a few scenes show the spectra of many."""
-
-    def __post_init__(self) -> None:
-        low, high = self.gain
-        if not 0 < low <= high:
-            raise GridError(f"gain is a range of positive factors, got {self.gain}")
-        for name in ("odd", "mixed"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise GridError(
-                    f"{name} is a share in [0, 1], got {getattr(self, name)}"
-                )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """A scene to take patches from: variables that were not read yet."""
-
-    name: str
-    """Of the scene, for messages."""
-
-    groups: tuple[BandGroup, ...]
-    """Bands of each group, and pixels along the side of a cell; finest first."""
-
-    layers: tuple[tuple[xr.Variable, ...], ...]
-    """One variable a band of each group, dims ``(time, y, x)`` or ``(y, x)``."""
-
-    cells: tuple[int, int]
-    """Rows and columns of cells."""
-
-    classes: xr.Variable | None = None
-    """The scene classification, where there is one."""
-
-    classes_per_cell: int = 1
-    """Its pixels along the side of a cell."""
-
-    weight: float = 1.0
-    """How often it is chosen, beside a scene of the same size."""
-
-    @property
-    def times(self) -> int:
-        """How many time steps."""
-        first = self.layers[0][0]
-        return first.sizes["time"] if "time" in first.dims else 1
-
-    def chunks(self) -> tuple[list[int], list[int]]:
-        """Return where chunks of the finest group begin, in whole cells, by y and x."""
-        variable, per_cell = self.layers[0][0], self.groups[0].per_cell
-        found = []
-        for dim, count in zip(("y", "x"), self.cells, strict=True):
-            sizes = _chunk_sizes(variable, dim)
-            starts = np.cumsum([0, *sizes[:-1]]) // per_cell
-            found.append(sorted({int(s) for s in starts if s < count}))
-        return found[0], found[1]
-
-
-def source(
-    obj: Object,
-    spec: ModelSpec,
-    name: str,
-    *,
-    weight: float = 1.0,
-    truth: tuple[xr.Dataset, BandGroup] | None = None,
-) -> Source:
-    """Return a scene to take patches from, checked, without reading a pixel.
-
-    Parameters
-    ----------
-    obj
-        What inference takes: a tree or Dataset of reflectance, Dask or not.
-    spec
-        Its inputs are the groups of a patch.
-    name
-        Of the scene, for messages.
-    weight
-        How often it is chosen, beside a scene of the same size.
-    truth
-        A finer image of the same ground, dims ``(y, x)``, and the bands of it that
-        become one more group.
-
-    Raises
-    ------
-    MissingBandError, GridError, RadiometryError
-        As `scene_of` and `check_nesting`, or the truth covers other ground. The message
-        names the scene.
-    """
-    try:
-        scene = scene_of(obj)
-        grid = check_nesting(scene, spec)
-    except S2SRError as error:
-        raise type(error)(f"{name}: {error}", scene=name) from error
-    layers = [
-        tuple(_windowed(scene.planes[b].variable) for b in group.names)
-        for group in spec.inputs
-    ]
-    groups = list(spec.inputs)
-    if truth is not None:
-        fine, group = truth
-        layers.append(_truth_layers(fine, group, grid, name))
-        groups.append(group)
-    classes, per_cell = _classes(obj, grid)
-    return Source(
-        name=name,
-        groups=tuple(groups),
-        layers=tuple(layers),
-        cells=grid.shape,
-        classes=classes,
-        classes_per_cell=per_cell,
-        weight=weight,
-    )
-
-
-def _truth_layers(
-    fine: xr.Dataset, group: BandGroup, grid: Grid, name: str
-) -> tuple[xr.Variable, ...]:
-    if missing := [b for b in group.names if b not in fine]:
-        raise MissingBandError(
-            f"{name}: its truth has no {', '.join(missing)}; it has "
-            f"{', '.join(map(str, fine.data_vars))}.",
-            scene=name,
-        )
-    want = tuple(n * group.per_cell for n in grid.shape)
-    have = tuple(fine.sizes[d] for d in ("y", "x"))
-    if want != have:
-        raise GridError(
-            f"{name}: its truth has {have[0]} x {have[1]} pixels, but {want[0]} x "
-            f"{want[1]} cover the scene. Cut both to the same ground.",
-            scene=name,
-        )
-    return tuple(fine[b].variable.transpose("y", "x") for b in group.names)
-
-
-def _classes(obj: Any, grid: Grid) -> tuple[xr.Variable | None, int]:  # noqa: ANN401
-    """Return the scene classification, where it covers cells, and its pixels a cell."""
-    places = obj.subtree if hasattr(obj, "subtree") else [obj]
-    for place in places:
-        if not hasattr(place, "data_vars"):
-            continue
-        for key, array in place.data_vars.items():
-            if str(key).upper() == "SCL":
-                own = grid_of(array.to_dataset(name="SCL"))
-                if own.extent == grid.extent and not grid.res % own.res:
-                    return _windowed(array.variable), round(grid.res / own.res)
-    return None, 1
-
-
-def _windowed(variable: xr.Variable) -> xr.Variable:
-    """Return a variable of our readers without Dask: it gives a window, not chunks."""
-    found = source_of(variable)
-    return variable if found is None else as_variable(found, None, variable.attrs)
-
-
-def _chunk_sizes(variable: xr.Variable, dim: str) -> list[int]:
-    if variable.chunks is not None:
-        return list(variable.chunksizes[dim])
-    size = variable.sizes[dim]
-    step = int(variable.encoding.get("preferred_chunks", {}).get(dim, size))
-    return [min(step, size - start) for start in range(0, size, step)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -665,70 +472,3 @@ def _part(
     rows = slice(top * per_cell, (top + side) * per_cell)
     cols = slice(left * per_cell, (left + side) * per_cell)
     return image[:, rows, cols]
-
-
-def augmented(
-    patch: Sequence[torch.Tensor],
-    rng: np.random.Generator,
-    how: Augment,
-    names: Sequence[Sequence[str]] = (),
-) -> Patch:
-    """Return a patch turned, mirrored and with another gain, all groups alike.
-
-    `names` are the bands of each group; ``how.odd`` and ``how.mixed`` need them.
-
-    >>> one = torch.arange(4.0).reshape(1, 2, 2)
-    >>> how = Augment(turn=False, gain=(2, 2))
-    >>> augmented([one], np.random.default_rng(0), how)[0].flatten()
-    tensor([0., 2., 4., 6.])
-    """
-    turns, flip = int(rng.integers(4)), bool(rng.integers(2))
-    low, high = how.gain
-    gain = float(np.exp(rng.uniform(np.log(low), np.log(high))))
-    if how.mixed and rng.random() < how.mixed:
-        patch = _mixtures(patch, rng, names)
-    out = []
-    for image in patch:
-        turned = torch.rot90(image, turns * how.turn, (-2, -1))
-        out.append((turned.flip(-1) if flip and how.turn else turned) * gain)
-    if how.odd and rng.random() < how.odd:
-        return _dimmed(out, rng, names)
-    return tuple(out)
-
-
-def _mixtures(
-    patch: Sequence[torch.Tensor],
-    rng: np.random.Generator,
-    names: Sequence[Sequence[str]],
-) -> Patch:
-    """Return a patch of mixtures, the same for groups of the same bands."""
-    mixtures: dict[tuple[str, ...], torch.Tensor] = {}
-    out = []
-    for image, group in zip(patch, names, strict=True):
-        n = len(group)
-        if tuple(group) not in mixtures:
-            # One in four of the others is taken away instead of added.
-            signs = rng.choice([1.0, 1.0, 1.0, -0.5], size=(n, n))
-            strange = rng.dirichlet([0.5] * n, size=n) * signs
-            share = rng.random()
-            mixture = (1 - share) * np.eye(n) + share * strange
-            mixtures[tuple(group)] = torch.from_numpy(mixture)
-        weights = mixtures[tuple(group)].to(image)
-        out.append(torch.einsum("ij,jhw->ihw", weights, image))
-    return tuple(out)
-
-
-def _dimmed(
-    patch: Sequence[torch.Tensor],
-    rng: np.random.Generator,
-    names: Sequence[Sequence[str]],
-) -> Patch:
-    """Return a patch with each band dimmed, in whatever group it is."""
-    bands = sorted({name for group in names for name in group})
-    factors = dict(
-        zip(bands, np.exp(rng.uniform(np.log(0.05), 0, len(bands))), strict=True)
-    )
-    return tuple(
-        image * torch.tensor([factors[n] for n in group]).to(image)[:, None, None]
-        for image, group in zip(patch, names, strict=True)
-    )

@@ -39,7 +39,7 @@ from xarray.core import indexing
 from s2sr_xr.errors import GridError, ReadError
 from s2sr_xr.models.spec import BandGroup
 from s2sr_xr.train.l1b import BANDS, FLAT, FULL, GREEN, Sensor, Views
-from s2sr_xr.train.patches import Source
+from s2sr_xr.train.scenes import Source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
