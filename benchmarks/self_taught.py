@@ -24,11 +24,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from quality import read
 from safetensors.torch import load_file
-from shipped import SIMULATED, real_pairs, reflectance, ship, simulated
+from shipped import SIMULATED, real_pairs, ship, simulated
 
-from s2sr_xr.degrade import reduce_scale
 from s2sr_xr.models.catalogue import published
 from s2sr_xr.models.layers import lower
 from s2sr_xr.train.augment import Augment
@@ -41,7 +39,6 @@ from s2sr_xr.train.pairs import Pair, estranged, patches
 NAME = "dsen2-s-20m"
 SPEC = next(s for s, _ in published() if s.name == NAME)
 WEIGHT = 0.2  # of a simulated scene, beside a real one
-DATES = 0.7  # of the scene of two dates
 TAUGHT = 10  # patches of a batch that were taught; the others have their truth alone
 STRANGERS = 0.04  # of the patches have foreign ground in their fine bands
 SHARE = 0.7  # of the loss, that is against what was taught
@@ -77,33 +74,6 @@ class Turned(torch.nn.Module):
 def turned(image: torch.Tensor, turns: int, *, flip: bool) -> torch.Tensor:
     """Return an image mirrored, then turned by quarters."""
     return torch.rot90(image.flip(-1) if flip else image, turns, (-2, -1))
-
-
-def two_dates(folder: Path) -> list[Pair]:
-    """Return a scene of 10 m bands as one whose coarse bands partly show another date.
-
-    Detail that the fine bands tell, and detail that they do not, as in B11 and B12.
-    """
-    names = SPEC.inputs[0].names
-    dates = []
-    for k in "ab":
-        scene = read(folder / f"l2a_native/ftw_austria_10m_only_{k}.npz")
-        dates.append([torch.from_numpy(reflectance(scene, b)) for b in names])
-    pairs = []
-    for (red, green, blue, near), (red2, _, _, near2) in (dates, dates[::-1]):
-        fine = torch.stack([red, green, blue, near])
-        b05, b12 = (green + near) / 2, (red2 + green) / 2
-        b8a = (near + near2) / 2
-        coarse = torch.stack([b05, near, near2, b8a, red2, b12])
-        for at in product(range(2), repeat=2):
-            rows, cols = (
-                slice(2 * k, 2 * k + (n - 2 * k) // 4 * 4)
-                for n, k in zip(fine.shape[1:], at, strict=True)
-            )
-            small, target = (reduce_scale(x[:, rows, cols], 2) for x in (fine, coarse))
-            images = (small, reduce_scale(target, 2))
-            pairs.append(Pair("L2A:ftw_austria", images, target, weight=0.25 * DATES))
-    return pairs
 
 
 def drawn(pairs: list[Pair], batch: int, seed: int, step: int, augment: Augment):
@@ -182,8 +152,7 @@ def main(arguments: list[str] | None = None) -> None:
     network.load_state_dict(
         {k: torch.stack([s[k] for s in states]).mean(0) for k in states[0]}
     )
-    learnt, judged = real_pairs(args.real, SPEC, "20m", partial=True)
-    learnt += two_dates(args.real)
+    learnt, judged = real_pairs(args.real, SPEC, "20m", stages=len(stages))
     seeds = range(100, 100 + SIMULATED["20m"])
     for pair in simulated(SPEC, "20m", seeds, args.size, reduced=True, true=False):
         learnt.append(replace(pair, weight=WEIGHT * pair.weight))

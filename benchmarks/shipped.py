@@ -20,6 +20,7 @@ import tempfile
 import time
 from copy import deepcopy
 from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -95,41 +96,55 @@ NOTES = {
     "0.07 and 0.1 after a look at the left-out places.",
 }
 SIMULATED = {"20m": 8, "60m": 6}
-STEPS = {"20m": 5000, "60m": 1500}
 PARTIAL = 3  # stages before scenes that lack bands are learnt from
+DATES = 4  # and before that of two dates
+REVIVED = 6  # and before features that do nothing begin anew
+ASLEEP = 0.01  # of pixels, which a feature above 0 in fewer does nothing for
+SMALL = 0.05  # beside a first kernel, so that little is disturbed
 WEIGHT = {"20m": 0.15, "60m": 0.15}  # of a simulated scene, beside a real one
 TRUE = 0.07  # of a simulated scene at its own scale
 PHASES = {"20m": 2, "60m": 6}
 SIDE = {"20m": 28, "60m": 7}
 EDGE = {"20m": 8, "60m": 12}
-# The 20 m bands learn in stages: what is true of any spectrum, then of real ones.
-LATER = (
-    {"steps": 2000, "lr": 8e-4, "mixed": 0.05, "strangers": 0.03, "seed": 1},
-    {"steps": 9000, "lr": 1e-3, "mixed": 0.1, "strangers": 0.03, "seed": 2}
-    | {"optimiser": "muon"},
-    {"steps": 5000, "lr": 7e-4, "mixed": 0.1, "strangers": 0.03, "seed": 11}
-    | {"optimiser": "muon"},
-)
+MUON = {"optimiser": "muon"}
+REAL = {"mixed": 0.1, "strangers": 0.03}
+# The 20 m bands learn in stages: what is true of any spectrum, then of real ones. By
+# the number of stages before; the others are of `self_taught.py`.
+STAGES = {
+    "20m": {
+        0: {"steps": 5000},
+        1: {"steps": 2000, "lr": 8e-4, "mixed": 0.05, "strangers": 0.03, "seed": 1},
+        2: {"steps": 9000, "lr": 1e-3, "seed": 2} | REAL | MUON,
+        3: {"steps": 5000, "lr": 7e-4, "seed": 11} | REAL | MUON,
+        6: {"steps": 3000, "lr": 7e-4, "seed": 31} | REAL | MUON,
+    },
+    "60m": {
+        0: {"steps": 1500, "lr": 1e-3} | MUON,
+        1: {"steps": 1500, "lr": 7e-4, "seed": 1} | MUON,
+    },
+}
 
 
 def real_pairs(
-    folder: Path, spec, task: str, *, partial: bool
+    folder: Path, spec, task: str, *, stages: int
 ) -> tuple[list[Pair], list[Pair]]:
     """Return reduced-scale pairs of real scenes: to learn from, and to judge by.
 
-    To learn 20 m bands from, if asked for, also those that lack some of them.
+    To learn 20 m bands from, also scenes that lack some of them, after some `stages`.
     """
     whole = list(whole_scenes(folder))
     if task == "60m":
         whole = [s for s in whole if min(s.counts["B01"].shape) >= 36]
     seen = [s for s in whole if place(s.name) not in LEFT_OUT[task]]
-    if task == "20m" and partial:
+    if task == "20m" and stages >= PARTIAL:
         seen += partial_scenes(folder)
     learnt = [
         pair
         for s in seen
         for pair in reduced_pairs(loaded(s), spec, title(s), phases=PHASES[task])
     ]
+    if task == "20m" and stages >= DATES:
+        learnt += two_dates(folder, spec)
     left_out = [s for s in whole if place(s.name) in LEFT_OUT[task]]
     return learnt, [reduced_pair(loaded(s), spec, title(s)) for s in left_out]
 
@@ -150,6 +165,33 @@ def partial_scenes(folder: Path) -> list[Real]:
 def title(scene: Real) -> str:
     """Return what a card calls a scene."""
     return f"{scene.level}:{scene.name}"
+
+
+def two_dates(folder: Path, spec) -> list[Pair]:
+    """Return a scene of 10 m bands as one whose coarse bands partly show another date.
+
+    Detail that the fine bands tell, and detail that they do not, as in B11 and B12.
+    """
+    names = spec.inputs[0].names
+    dates = []
+    for k in "ab":
+        scene = read(folder / f"l2a_native/ftw_austria_10m_only_{k}.npz")
+        dates.append([torch.from_numpy(reflectance(scene, b)) for b in names])
+    pairs = []
+    for (red, green, blue, near), (red2, _, _, near2) in (dates, dates[::-1]):
+        fine = torch.stack([red, green, blue, near])
+        b05, b12 = (green + near) / 2, (red2 + green) / 2
+        b8a = (near + near2) / 2
+        coarse = torch.stack([b05, near, near2, b8a, red2, b12])
+        for at in product(range(2), repeat=2):
+            rows, cols = (
+                slice(2 * k, 2 * k + (n - 2 * k) // 4 * 4)
+                for n, k in zip(fine.shape[1:], at, strict=True)
+            )
+            small, target = (reduce_scale(x[:, rows, cols], 2) for x in (fine, coarse))
+            images = (small, reduce_scale(target, 2))
+            pairs.append(Pair("L2A:ftw_austria", images, target, weight=0.175))
+    return pairs
 
 
 def completed(scene: Real, others: list[Real]) -> Real:
@@ -235,38 +277,30 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--real", type=Path, required=True)
     parser.add_argument("--task", choices=("20m", "60m"), required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, help="5000 for 20m, 1500 for 60m")
     parser.add_argument("--first", type=Path, help="what the stage before wrote")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", type=int, default=720, help="of simulated scenes")
     parser.add_argument("--weight", type=float, help="of simulated scenes")
     args = parser.parse_args(arguments)
-    task = args.task
-    name = f"dsen2-s-{task}"
+    task, name = args.task, f"dsen2-s-{args.task}"
     spec = next(s for s, _ in published() if s.name == name)
     stages, first = [], None
     if args.first:
         card = json.loads((args.first / f"{name}.json").read_text())
         stages = card["recipe"]["stages"]
-    partial = len(stages) >= PARTIAL
-    learnt, judged = real_pairs(args.real, spec, task, partial=partial)
+    learnt, judged = real_pairs(args.real, spec, task, stages=len(stages))
     seeds = range(100, 100 + SIMULATED[task])
     options = {"reduced": True, "true": task == "60m"}
     weight = WEIGHT[task] if args.weight is None else args.weight
     for pair in simulated(spec, task, seeds, args.size, **options):
         true = pair.name.endswith("at its own scale")
         learnt.append(replace(pair, weight=TRUE if true else weight * pair.weight))
-    recipe = Recipe(
-        spec=spec,
-        steps=args.steps or STEPS[task],
-        side=SIDE[task],
-        edge=EDGE[task],
-        seed=args.seed,
-    )
+    options = {"side": SIDE[task], "edge": EDGE[task]} | STAGES[task][len(stages)]
+    recipe = Recipe(spec=spec, **options)
     if args.first:
-        recipe = replace(recipe, **LATER[len(stages) - 1])
         first = first_network(recipe)
         first.load_state_dict(load_file(args.first / f"{name}.safetensors"))
+    if task == "20m" and len(stages) == REVIVED:
+        revive(first, learnt, recipe)
     stages.append(recipe)
     begun = time.monotonic()
     network: torch.nn.Module = torch.nn.Identity()
@@ -281,6 +315,23 @@ def main(arguments: list[str] | None = None) -> None:
             print(step, f"{np.mean(losses[-100:]):.5f}", f"{seconds:.0f} s", flush=True)
     judged += simulated(spec, task, range(2), 480, reduced=False, true=True)
     ship(network, spec, stages, learnt, judged, weight, args.out)
+
+
+@torch.no_grad()
+def revive(network: torch.nn.Module, pairs: list[Pair], recipe: Recipe) -> None:
+    """Give the features of the first layer that no scene wakes new, small kernels."""
+    awake = torch.zeros(len(network.head.weight), dtype=torch.bool)
+
+    def look(_layer, _given, features: torch.Tensor) -> None:
+        awake.logical_or_((features > 0).float().mean((0, 2, 3)) >= ASLEEP)
+
+    hook = network.head.register_forward_hook(look)
+    for pair in pairs[::20]:
+        network(*(i[None].nan_to_num(0.1) for i in pair.images))
+    hook.remove()
+    fresh = first_network(recipe).head.weight
+    network.head.weight[~awake] = SMALL * fresh[~awake]
+    network.head.bias[~awake] = 0
 
 
 @torch.inference_mode()

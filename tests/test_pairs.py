@@ -82,3 +82,16 @@ def test_an_edge_that_leaves_nothing_is_refused():
 def test_what_is_no_share_is_refused():
     with pytest.raises(s2sr_xr.GridError, match=r"mixed is a share in \[0, 1\], got 2"):
         Augment(mixed=2)
+
+
+def test_no_feature_begins_behind_its_relu():
+    network = dsen2.first_network(dsen2.Recipe(spec=SPEC))
+    found = []
+    network.head.register_forward_hook(lambda *call: found.append(call[2]))
+    network(
+        *(
+            torch.full((1, len(g.names), 8 * g.per_cell, 8 * g.per_cell), 0.1)
+            for g in SPEC.inputs
+        )
+    )
+    assert (found[0][..., 4:-4, 4:-4] > 0).all()

@@ -155,7 +155,12 @@ def fit(
 
 
 def first_network(recipe: Recipe) -> DSen2:
-    """Return the network that training begins with: regression or interpolation."""
+    """Return the network that training begins with: regression or interpolation.
+
+    Reflectance is positive, so that a kernel of the first layer with a negative sum
+    gives nothing behind its ReLU, and learns nothing: half of them would. All begin
+    with a positive one.
+    """
     torch.manual_seed(recipe.seed)
     network = DSen2(
         recipe.spec.factors,
@@ -164,6 +169,8 @@ def first_network(recipe: Recipe) -> DSen2:
         guide=recipe.guide,
         padding="same",
     )
+    kernels = network.head.weight.data
+    kernels.mul_(kernels.sum((1, 2, 3), keepdim=True).sign())
     torch.nn.init.zeros_(network.tail.weight)
     return network
 
