@@ -1,6 +1,6 @@
-"""The last stage of `dsen2-s-20m`: it learns what it says itself, however it is turned.
+"""A stage of `dsen2-s-20m`: it learns what it says itself, however it is turned.
 
-    python benchmarks/self_taught.py --real DIR --first FOUR --out DIR
+    python benchmarks/self_taught.py --real DIR --first D --out E
 
 A network gives another image of a scene that is turned or mirrored; the mean over the
 eight ways is nearer to the truth (Timofte et al. 2016, Seven ways to improve
