@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -454,12 +455,20 @@ def test_a_second_run_is_refused_until_the_first_is_dead(tmp_path, monkeypatch):
     assert equal(path, ds)
 
 
-def test_of_runs_that_start_at_once_one_holds_the_lease(tmp_path, monkeypatch):
-    monkeypatch.setattr(lease, "PATIENCE", 0.5)
+@pytest.mark.parametrize("slow", [0, 0.3])
+def test_of_runs_that_start_at_once_one_holds_the_lease(tmp_path, monkeypatch, slow):
+    delete = lease.delete
+
+    def later(*place):
+        time.sleep(slow)
+        delete(*place)
+
+    monkeypatch.setattr(lease, "PATIENCE", 0.1)
+    monkeypatch.setattr(lease, "delete", later)
     for n in range(8):
         place = MemoryStore() if n % 2 else LocalStore(tmp_path / f"{n}")
         held, refused = [], []
-        begin, end = threading.Barrier(4), threading.Barrier(4)
+        begin, end = (threading.Barrier(4, timeout=60) for _ in range(2))
 
         def start(run, place=place, held=held, refused=refused, begin=begin, end=end):
             begin.wait()

@@ -41,7 +41,7 @@ SILENCE = 120.0
 """Seconds without one after which a run on another machine counts as dead."""
 
 PATIENCE = 2.0
-"""Seconds to wait for a run that is about to end, or to withdraw."""
+"""Seconds to wait for a run that is about to end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +62,9 @@ class Lease:
 
     beat: float
     """Its last sign of life, in seconds since 1970."""
+
+    settled: bool = False
+    """Whether it has looked for others, and stays."""
 
     @property
     def is_live(self) -> bool:
@@ -103,6 +106,7 @@ class _Held:
         self.store, self.run, self.holders = store, run, 0
         self.key = f"{LEASES}/{run}-{uuid4().hex}.json"
         self.lock, self.over = threading.Lock(), threading.Event()
+        self.settled = False
         self.thread: threading.Thread | None = None
 
     def take(self) -> None:
@@ -114,6 +118,8 @@ class _Held:
             try:
                 self._say()
                 _settle(self.store, self.run)
+                self.settled = True
+                self._say()
             except BaseException:
                 self._remove()
                 raise
@@ -136,6 +142,7 @@ class _Held:
             pid=os.getpid(),
             started=psutil.Process().create_time(),
             beat=time.time(),
+            settled=self.settled,
         )
         put_json(self.store, self.key, asdict(lease))
 
@@ -199,11 +206,12 @@ def refuse_if_held(store: Store, run: str = "") -> None:
 
 def _settle(store: Store, run: str) -> None:
     """Raise if another run said at the same time that it is there, and stays."""
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + SILENCE
     while others := _others(store, run):
-        # Of two that look at once the first by name waits for the other to withdraw;
-        # one that had looked before stays, and is respected.
-        if min(o.run for o in others) < run or time.monotonic() > until:
+        # Of two that look at once the first by name waits for the other to withdraw,
+        # however slow it is; one that had looked before stays, and is respected.
+        gives_way = any(o.settled or o.run < run for o in others)
+        if gives_way or time.monotonic() > until:
             raise _busy(store, others[0])
         time.sleep(0.1)
 
