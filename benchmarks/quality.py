@@ -30,6 +30,7 @@ import datetime as dt
 import json
 import tempfile
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -339,14 +340,16 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     given.out.mkdir(parents=True, exist_ok=True)
     found = []
-    for scene in (whole_scenes if given.tables else scenes_in)(given.real):
-        if given.tables:
-            own = scored(scene, given.model, left_out(scene), classical=True)
-        else:
-            own = judge(scene, given.model, given.out)
-        for record in own:
-            print(json.dumps(record), flush=True)
-            found.append(record)
+    if given.tables:
+        own = (
+            scored(s, given.model, left_out(s), classical=True)
+            for s in whole_scenes(given.real)
+        )
+    else:
+        own = (judge(s, given.model, given.out) for s in scenes_in(given.real))
+    for record in chain.from_iterable(own):
+        print(json.dumps(record), flush=True)
+        found.append(record)
     text = papers_tables(found) if given.tables else summary(found)
     print(text)
     name = "tables.txt" if given.tables else "quality.txt"

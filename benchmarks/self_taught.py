@@ -20,7 +20,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -30,17 +30,18 @@ from shipped import SIMULATED, real_pairs, ship, simulated
 from s2sr_xr.models.catalogue import published
 from s2sr_xr.models.layers import lower
 from s2sr_xr.train.augment import Augment
-from s2sr_xr.train.dsen2 import Recipe, first_network
+from s2sr_xr.train.dsen2 import Recipe, drawn, first_network
 from s2sr_xr.train.fit import Plan, fit
 from s2sr_xr.train.losses import over_bicubic
 from s2sr_xr.train.muon import Muon
-from s2sr_xr.train.pairs import Pair, estranged, patches
+
+if TYPE_CHECKING:
+    from s2sr_xr.train.pairs import Pair
 
 NAME = "dsen2-s-20m"
 SPEC = next(s for s, _ in published() if s.name == NAME)
 WEIGHT = 0.2  # of a simulated scene, beside a real one
 TAUGHT = 10  # patches of a batch that were taught; the others have their truth alone
-STRANGERS = 0.04  # of the patches have foreign ground in their fine bands
 SHARE = 0.7  # of the loss, that is against what was taught
 AUGMENT = Augment(mixed=0.35, odd=0.08)
 """Of what is taught."""
@@ -76,35 +77,28 @@ def turned(image: torch.Tensor, turns: int, *, flip: bool) -> torch.Tensor:
     return torch.rot90(image.flip(-1) if flip else image, turns, (-2, -1))
 
 
-def drawn(pairs: list[Pair], batch: int, seed: int, step: int, augment: Augment):
-    """Return patches and their truth, some with foreign ground in their fine bands."""
-    images, target = patches(
-        pairs, SPEC, side=28, batch=batch, seed=seed, step=step, augment=augment
-    )
-    return (estranged(images[0], STRANGERS, (seed, step)), *images[1:]), target
-
-
 @torch.inference_mode()
-def lessons(teacher: Turned, pairs: list[Pair], batches: int, seed: int) -> Lesson:
+def lessons(teacher: Turned, recipe: Recipe, pairs: list[Pair], batches: int) -> Lesson:
     """Return what is taught."""
     found = []
     for step in range(batches):
-        images, truth = drawn(pairs, 16, seed, step, AUGMENT)
+        images, truth = drawn(recipe, pairs, step, AUGMENT)
         found.append((*images, truth, teacher(*images)))
     *images, truth, mean = (torch.cat(parts) for parts in zip(*found, strict=True))
     return Lesson(tuple(images), truth, mean)
 
 
-def batch_of(taught: Lesson, pairs: list[Pair], seed: int, step: int) -> Lesson:
+def batch_of(taught: Lesson, recipe: Recipe, pairs: list[Pair], step: int) -> Lesson:
     """Return patches that were taught, turned at random, and some that were not."""
-    rng = np.random.default_rng((seed, step, 7))
+    rng = np.random.default_rng((recipe.seed, step, 7))
     chosen = torch.from_numpy(rng.integers(len(taught.truth), size=TAUGHT))
     turns, flip = int(rng.integers(4)), bool(rng.integers(2))
 
     def some(x: torch.Tensor) -> torch.Tensor:
         return turned(x[chosen], turns, flip=flip)
 
-    images, truth = drawn(pairs, 16 - TAUGHT, seed, step, Augment(mixed=0.1))
+    few = replace(recipe, batch=recipe.batch - TAUGHT)
+    images, truth = drawn(few, pairs, step)
     both = (torch.cat((some(x), y)) for x, y in zip(taught.images, images, strict=True))
     return Lesson(
         tuple(both),
@@ -142,7 +136,7 @@ def main(arguments: list[str] | None = None) -> None:
         steps=args.steps,
         lr=5e-4,
         mixed=0.1,
-        strangers=STRANGERS,
+        strangers=0.04,
         seed=17 + len(stages),
         optimiser="muon",
     )
@@ -160,7 +154,9 @@ def main(arguments: list[str] | None = None) -> None:
     teacher = first_network(recipe).eval()
     teacher.load_state_dict(network.state_dict())
     lower(teacher)
-    taught = lessons(Turned(teacher), learnt, args.batches, 73 + len(stages))
+    taught = lessons(
+        Turned(teacher), replace(recipe, seed=73 + len(stages)), learnt, args.batches
+    )
     print(
         f"{len(taught.truth)} patches in {time.monotonic() - begun:.0f} s", flush=True
     )
@@ -168,7 +164,7 @@ def main(arguments: list[str] | None = None) -> None:
     found: list[float] = []
     for step in fit(
         network,
-        partial(batch_of, taught, learnt, recipe.seed),
+        partial(batch_of, taught, recipe, learnt),
         partial(loss, edge=recipe.edge),
         Plan(steps=recipe.steps, lr=recipe.lr, ema=recipe.ema, seed=recipe.seed),
         checkpoint=args.out / f"{NAME}.checkpoint",
@@ -181,7 +177,7 @@ def main(arguments: list[str] | None = None) -> None:
             print(step.step, f"{np.mean(found[-100:]):.5f} {seconds:.0f} s", flush=True)
         last = step.network
     judged += simulated(SPEC, "20m", range(2), 480, reduced=False, true=True)
-    stages.append(asdict(recipe) | {"taught": 16 * args.batches, "share": SHARE})
+    stages.append(asdict(recipe) | {"taught": len(taught.truth), "share": SHARE})
     ship(last, SPEC, stages, learnt, judged, WEIGHT, args.out)
 
 

@@ -102,26 +102,26 @@ NOTES = {
 SIMULATED = {"20m": 8, "60m": 6}
 PARTIAL = 3  # stages before scenes that lack bands are learnt from
 DATES = 4  # and before that of two dates
-WEIGHT = {"20m": 0.15, "60m": 0.15}  # of a simulated scene, beside a real one
+WEIGHT = 0.15  # of a simulated scene, beside a real one
 TRUE = 0.07  # of a simulated scene at its own scale
 PHASES = {"20m": 2, "60m": 6}
 SIDE = {"20m": 28, "60m": 7}
 EDGE = {"20m": 8, "60m": 12}
 MUON = {"optimiser": "muon"}
-REAL = {"mixed": 0.1, "strangers": 0.03}
-# The 20 m bands learn in stages: what is true of any spectrum, then of real ones. By
-# the number of stages before; the others are of `self_taught.py`.
+LITTLE = {"mixed": 0.1, "strangers": 0.03}
+# The 20 m bands learn what is true of any spectrum, then of real ones; two more stages
+# are of `self_taught.py`.
 STAGES = {
-    "20m": {
-        0: {"steps": 5000},
-        1: {"steps": 2000, "lr": 8e-4, "mixed": 0.05, "strangers": 0.03, "seed": 1},
-        2: {"steps": 9000, "lr": 1e-3, "seed": 2} | REAL | MUON,
-        3: {"steps": 5000, "lr": 7e-4, "seed": 11} | REAL | MUON,
-    },
-    "60m": {
-        0: {"steps": 1500, "lr": 1e-3} | MUON,
-        1: {"steps": 2500, "lr": 7e-4, "seed": 1} | MUON,
-    },
+    "20m": (
+        {"steps": 5000},
+        {"steps": 2000, "lr": 8e-4, "mixed": 0.05, "strangers": 0.03, "seed": 1},
+        {"steps": 9000, "lr": 1e-3, "seed": 2} | LITTLE | MUON,
+        {"steps": 5000, "lr": 7e-4, "seed": 11} | LITTLE | MUON,
+    ),
+    "60m": (
+        {"steps": 1500, "lr": 1e-3} | MUON,
+        {"steps": 2500, "lr": 7e-4, "seed": 1} | MUON,
+    ),
 }
 
 
@@ -190,7 +190,8 @@ def two_dates(folder: Path, spec) -> list[Pair]:
             )
             small, target = (reduce_scale(x[:, rows, cols], 2) for x in (fine, coarse))
             images = (small, reduce_scale(target, 2))
-            pairs.append(Pair("L2A:ftw_austria", images, target, weight=0.175))
+            # Of four phases, and less than a real scene.
+            pairs.append(Pair("L2A:ftw_austria", images, target, weight=0.7 / 4))
     return pairs
 
 
@@ -279,7 +280,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--first", type=Path, help="what the stage before wrote")
     parser.add_argument("--size", type=int, default=720, help="of simulated scenes")
-    parser.add_argument("--weight", type=float, help="of simulated scenes")
+    parser.add_argument("--weight", type=float, default=WEIGHT, help="of the same")
     args = parser.parse_args(arguments)
     task, name = args.task, f"dsen2-s-{args.task}"
     spec = next(s for s, _ in published() if s.name == name)
@@ -290,12 +291,11 @@ def main(arguments: list[str] | None = None) -> None:
     learnt, judged = real_pairs(args.real, spec, task, stages=len(stages))
     seeds = range(100, 100 + SIMULATED[task])
     options = {"reduced": True, "true": task == "60m"}
-    weight = WEIGHT[task] if args.weight is None else args.weight
     for pair in simulated(spec, task, seeds, args.size, **options):
         true = pair.name.endswith("at its own scale")
-        learnt.append(replace(pair, weight=TRUE if true else weight * pair.weight))
-    options = {"side": SIDE[task], "edge": EDGE[task]} | STAGES[task][len(stages)]
-    recipe = Recipe(spec=spec, **options)
+        learnt.append(replace(pair, weight=TRUE if true else args.weight * pair.weight))
+    stage = STAGES[task][len(stages)]
+    recipe = Recipe(spec=spec, side=SIDE[task], edge=EDGE[task], **stage)
     if args.first:
         first = first_network(recipe)
         first.load_state_dict(load_file(args.first / f"{name}.safetensors"))
@@ -312,7 +312,7 @@ def main(arguments: list[str] | None = None) -> None:
             seconds = time.monotonic() - begun
             print(step, f"{np.mean(losses[-100:]):.5f}", f"{seconds:.0f} s", flush=True)
     judged += simulated(spec, task, range(2), 480, reduced=False, true=True)
-    ship(network, spec, stages, learnt, judged, weight, args.out)
+    ship(network, spec, stages, learnt, judged, args.weight, args.out)
 
 
 @torch.inference_mode()

@@ -1,9 +1,10 @@
 """One run at a time writes a store: a small file says who, and that it is alive.
 
-A run says that it is there, ``_s2sr/lease/<run>-<...>.json``, then looks for others.
-Two that start at once see each other, whichever store it is: nothing but whole objects
-and listings is asked of it, no lock of the file system and no clock shared to the
-second. Workers of a run write under its lease.
+A run says that it is there, ``_s2sr/lease/<run>-<...>.json``, looks for others and, if
+there are none, says that it stays. Two that start at once see each other, and one gives
+way, whichever store it is: nothing but whole objects and listings is asked of it, no
+lock of the file system and no clock shared to the second. Workers of a run write under
+its lease.
 
 The lease saves work and confusion, not pixels: runs that resume one store have equal
 tokens and write equal bytes.
@@ -106,7 +107,6 @@ class _Held:
         self.store, self.run, self.holders = store, run, 0
         self.key = f"{LEASES}/{run}-{uuid4().hex}.json"
         self.lock, self.over = threading.Lock(), threading.Event()
-        self.settled = False
         self.thread: threading.Thread | None = None
 
     def take(self) -> None:
@@ -116,9 +116,8 @@ class _Held:
                 return
             refuse_if_held(self.store, self.run)
             try:
-                self._say()
+                self._say(settled=False)
                 _settle(self.store, self.run)
-                self.settled = True
                 self._say()
             except BaseException:
                 self._remove()
@@ -133,7 +132,7 @@ class _Held:
             self.thread.join()
             self._remove()
 
-    def _say(self) -> None:
+    def _say(self, *, settled: bool = True) -> None:
         import psutil
 
         lease = Lease(
@@ -142,7 +141,7 @@ class _Held:
             pid=os.getpid(),
             started=psutil.Process().create_time(),
             beat=time.time(),
-            settled=self.settled,
+            settled=settled,
         )
         put_json(self.store, self.key, asdict(lease))
 

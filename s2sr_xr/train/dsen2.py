@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from s2sr_xr.models.spec import ModelSpec
 
-__all__ = ["Recipe", "first_network", "fit", "l1_inside", "ratio_to_bicubic"]
+__all__ = ["Recipe", "drawn", "first_network", "fit", "l1_inside", "ratio_to_bicubic"]
 
 Batch: TypeAlias = tuple[tuple[torch.Tensor, ...], torch.Tensor]
 
@@ -128,22 +128,9 @@ def fit(
     """
     plan = Plan(steps=recipe.steps, lr=recipe.lr, ema=recipe.ema, seed=recipe.seed)
 
-    def draw(step: int) -> Batch:
-        images, target = patches(
-            pairs,
-            recipe.spec,
-            side=recipe.side,
-            batch=recipe.batch,
-            seed=recipe.seed,
-            step=step,
-            augment=Augment(mixed=recipe.mixed),
-        )
-        fine = estranged(images[0], recipe.strangers, (recipe.seed, step))
-        return (fine, *images[1:]), target
-
     for made in train(
         first or first_network(recipe),
-        draw,
+        partial(drawn, recipe, pairs),
         partial(LOSSES[recipe.loss], edge=recipe.edge),
         plan,
         checkpoint=checkpoint,
@@ -152,6 +139,26 @@ def fit(
         facts=asdict(recipe) | {"scenes": [p.name for p in pairs]},
     ):
         yield made.step, made.loss, cast("DSen2", made.network)
+
+
+def drawn(
+    recipe: Recipe, pairs: list[Pair], step: int, augment: Augment | None = None
+) -> Batch:
+    """Return the batch of a step, of patches from `pairs`; `GridError` if none fits.
+
+    `augment` stands in for ``Augment(mixed=recipe.mixed)``.
+    """
+    images, target = patches(
+        pairs,
+        recipe.spec,
+        side=recipe.side,
+        batch=recipe.batch,
+        seed=recipe.seed,
+        step=step,
+        augment=augment or Augment(mixed=recipe.mixed),
+    )
+    fine = estranged(images[0], recipe.strangers, (recipe.seed, step))
+    return (fine, *images[1:]), target
 
 
 def first_network(recipe: Recipe) -> DSen2:
