@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     Model = tuple[ModelSpec, Callable[..., nn.Module]]
 
-__all__ = ["EVOLAND", "WORLDSTRAT", "published"]
+__all__ = ["EVOLAND", "PROJECT", "WORLDSTRAT", "published"]
 
 R10 = ("B02", "B03", "B04", "B08")
 R20 = ("B05", "B06", "B07", "B8A", "B11", "B12")
@@ -59,6 +59,10 @@ WORLDSTRAT: Constants = {
 }
 """Of WorldStrat."""
 
+PROJECT = {20: 0.5, 60: 0.0}
+"""Share that our networks for these bands project back. Half is what keeps their
+sharpness at 10 m; 60 m bands learn theirs from simulated truth, and need none."""
+
 SLIPPED: Constants = dict(zip(R20, list(EVOLAND.values())[6:], strict=False))
 """What the published x4 network of B05, B06, B07, B8A standardises with: those of B07,
 B8A, B11, B12. A mistake in training that its weights have learnt."""
@@ -85,7 +89,7 @@ def _dsen2s() -> Iterator[Model]:
     rows = (
         ("dsen2", 128, 6, (8, 3)),
         ("vdsen2", 256, 32, (34, 12)),
-        ("dsen2-s", 64, 6, (11, 6)),
+        ("dsen2-s", 64, 6, (12, 6)),
     )
     for name, features, blocks, margins in rows:
         title = "VDSen2" if name == "vdsen2" else "DSen2"
@@ -102,8 +106,9 @@ def _dsen2s() -> Iterator[Model]:
                 tile=366 // k,
                 **_facts(name, "L1C", "GPL-3.0-only", LANARAS),
             )
-            options = {"features": features, "blocks": blocks}
-            options["guide"] = name == "dsen2-s"  # ours
+            options: dict[str, Any] = {"features": features, "blocks": blocks}
+            if name == "dsen2-s":  # ours
+                options |= {"guide": True, "project": PROJECT[metres]}
             yield spec, _later(_dsen2, inputs=spec.factors, **options)
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
+from s2sr_xr.models.back_projection import BackProjection
 from s2sr_xr.models.layers import Conv, Joint, centre
 from s2sr_xr.models.regression import Regression
 
@@ -46,7 +47,8 @@ class DSen2(nn.Module):
     """Bands of the last group on the pixels of the first.
 
     Coarse groups are interpolated bilinearly, as published code does (not the paper),
-    and what the network gives is added to that. The published networks have no `guide`.
+    and what the network gives is added to that. The published networks have no `guide`
+    and no `project`.
 
     Parameters
     ----------
@@ -58,6 +60,9 @@ class DSen2(nn.Module):
     guide
         The network sees what local regression makes of the bands too, and adds to that
         instead.
+    project
+        Share of what the coarse bands say beyond the result that it is given back
+        (`BackProjection`); 0: none.
     padding
         ``"same"`` pads with zeros.
     """
@@ -69,6 +74,7 @@ class DSen2(nn.Module):
         features: int = 128,
         blocks: int = 6,
         guide: bool = False,
+        project: float = 0.0,
         padding: Padding = "valid",
     ) -> None:
         super().__init__()
@@ -81,6 +87,9 @@ class DSen2(nn.Module):
             *(ResBlock(features, padding) for _ in range(blocks))
         )
         self.tail = Conv(features, self.made, padding=padding)
+        self.project = (
+            BackProjection(inputs[-1][1], project, padding) if project else None
+        )
         for layer in self.modules():
             if isinstance(layer, Conv):
                 nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
@@ -99,5 +108,7 @@ class DSen2(nn.Module):
         x = x.mul_(SCALE)
         y = self.trunk(F.relu_(self.head(x)).to(x.dtype))
         y = self.tail(y).to(x.dtype)
-        y.add_(centre(x[:, -self.made :], y))
-        return y.div_(SCALE)  # type: ignore[no-any-return]
+        y.add_(centre(x[:, -self.made :], y)).div_(SCALE)
+        if self.project is not None:
+            y = self.project(y, images[-1])
+        return y  # type: ignore[no-any-return]

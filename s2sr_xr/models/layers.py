@@ -18,7 +18,7 @@ from s2sr_xr.models.resample import Upsample
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Conv", "Inputs", "Joint", "Padding", "centre", "lower"]
+__all__ = ["Conv", "Inputs", "Joint", "Padding", "centre", "lower", "without"]
 
 Padding: TypeAlias = Literal["valid", "same"]
 """At the edge, a convolution keeps what it knows, or makes up what it misses."""
@@ -122,6 +122,16 @@ def centre(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return x[..., top : top + rows, left : left + cols]
 
 
+def without(x: torch.Tensor, border: int) -> torch.Tensor:
+    """Return `x` without so many pixels on each side.
+
+    >>> without(torch.arange(4.0).expand(1, 1, 4, 4), 1)[0, 0, 0]
+    tensor([1., 2.])
+    """
+    rows, cols = x.shape[-2:]
+    return x[..., border : rows - border, border : cols - border]
+
+
 class Joint(nn.Module):
     """Every band group on the pixels of the finest, as one image.
 
@@ -154,6 +164,6 @@ class Joint(nn.Module):
             # Only the outer half of an edge pixel leans on what lies beyond it. Without
             # the inner half (`Upsample` alone) DSen2 at 60 m needs a cell more margin.
             n = (r - 1) * up.factor + up.factor // 2 if self.padding == "valid" else 0
-            finer.append(whole[..., n : whole.shape[-2] - n, n : whole.shape[-1] - n])
+            finer.append(without(whole, n))
         least = min(finer, key=lambda image: image.shape[-1])
         return torch.cat([centre(image, least) for image in finer], dim=1)

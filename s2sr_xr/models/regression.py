@@ -23,7 +23,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from s2sr_xr.degrade import mirrored, reduce_scale
-from s2sr_xr.models.layers import centre
+from s2sr_xr.models.layers import centre, without
 from s2sr_xr.models.resample import Upsample
 
 if TYPE_CHECKING:
@@ -84,14 +84,14 @@ class Regression(nn.Module):
             )
         *fine, coarse = images
         low = [
-            _without(reduce_scale(image, k), BLUR)
+            without(reduce_scale(image, k), BLUR)
             for image, k in zip(fine, self.per_cell, strict=False)
         ]
         details = []
         for n, (image, seen) in enumerate(zip(fine, low, strict=True)):
             smooth = self.smooth[n](seen)
             details.append(self.finest[n](centre(image, smooth) - smooth))
-        weights = self._spread(_weights(torch.cat(low, 1), _without(coarse, BLUR)))
+        weights = self._spread(_weights(torch.cat(low, 1), without(coarse, BLUR)))
         least = min((weights[0], *details), key=lambda image: image.shape[-1])
         weights = centre(weights, least)
         out: torch.Tensor = centre(self.finest[-1](coarse), least).clone()
@@ -110,7 +110,7 @@ class Regression(nn.Module):
         batch, many, made = weights.shape[:3]
         padded = F.pad(weights.flatten(1, 2), (1,) * 4, mode="replicate")
         # The inner half of an edge cell lies between two that are known.
-        known = _without(self.spread(padded), self.factor // 2)
+        known = without(self.spread(padded), self.factor // 2)
         return known.reshape(batch, many, made, *known.shape[-2:])
 
 
@@ -154,8 +154,3 @@ def _window(x: torch.Tensor) -> torch.Tensor:
         x = x[..., :-2, :] + x[..., 1:-1, :] + x[..., 2:, :]
         x = x[..., :-2] + x[..., 1:-1] + x[..., 2:]
     return x / 81
-
-
-def _without(x: torch.Tensor, border: int) -> torch.Tensor:
-    inner = slice(border, -border)
-    return x[..., inner, inner]

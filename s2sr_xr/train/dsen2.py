@@ -57,6 +57,9 @@ class Recipe:
     guide: bool = True
     """The network begins from local regression instead of bilinear interpolation."""
 
+    project: float = 0.0
+    """Share of what the coarse bands say beyond the result that is projected back."""
+
     steps: int = 4000
     """Batches seen."""
 
@@ -174,6 +177,7 @@ def first_network(recipe: Recipe) -> DSen2:
         features=recipe.features,
         blocks=recipe.blocks,
         guide=recipe.guide,
+        project=recipe.project,
         padding="same",
     )
     kernels = network.head.weight.data
