@@ -122,7 +122,7 @@ def engine(name: str, device: str, scratch: Path, args) -> Iterator[dict[str, ob
             with torch.inference_mode():
                 run(*(image.clone() for image in given))
 
-        made = whole()  # warms up
+        made = np.stack(whole())  # warms up
         took = min(seconds(whole, device) for _ in range(args.rounds))
         held = memory(device)
         bare()
@@ -174,7 +174,7 @@ def room(name: str, device: str, scratch: Path, args) -> Iterator[dict[str, obje
             "where": where,
             "batches": len(batches),
             "largest": max(batches),
-            "apart": float(np.abs(made - wanted).max()),
+            "apart": float(np.abs(np.subtract(made, wanted)).max()),
         }
 
     afresh(device)

@@ -123,18 +123,18 @@ class Pass:
         stacks, flags = [], np.zeros(source.shape, np.uint8)
         absent: dict[str, NDArray[np.bool_]] = {}
         for group in spec.inputs:
-            k = group.per_cell
-            stack = np.stack([images[b] for b in group.names])
-            missing = ~np.isfinite(stack)
-            flags |= nodata.FILLED * _any_in_cell(missing, k)
-            flags |= nodata.SATURATED * _any_in_cell(stack >= self.ceiling, k)
-            absent |= zip(group.names, missing, strict=True)
-            means = [spec.fill.get(b, 0.0) for b in group.names]
-            filled = nodata.fill(stack, missing, per_cell=k, means=means)
+            k, filled = group.per_cell, []
+            for b in group.names:
+                image, missing = images[b], ~np.isfinite(images[b])
+                flags |= nodata.FILLED * _any_in_cell(missing, k)
+                flags |= nodata.SATURATED * _any_in_cell(image >= self.ceiling, k)
+                mean = spec.fill.get(b, 0.0)
+                filled.append(nodata.fill(image, missing, per_cell=k, mean=mean))
+                absent[b] = missing
             stacks.append(_mirrored(filled, seen, source, self.cells, k))
         for name, k in self.flags.items():
             # Beyond the mask, or where it could not be told, nothing is flagged.
-            told = np.nan_to_num(images[name]).astype(np.uint8)[None]
+            told = np.nan_to_num(images[name]).astype(np.uint8)
             for bit in (nodata.SATURATED, nodata.DEFECT):
                 flags |= bit * _any_in_cell(told & bit > 0, k)
         k = spec.output.per_cell
@@ -150,9 +150,8 @@ class Pass:
             result = {n: np.full(block.shape, np.nan, np.float32) for n in self.keep}
         else:
             out = self._predict(stacks, batch)
-            made = {n: c[inner] for n, c in zip(spec.channels, out, strict=True)}
-            # A copy, or one band would keep the network's whole output alive.
-            result = {n: made[n].copy() for n in self.keep}
+            made = {n: _cut(c, inner) for n, c in zip(spec.channels, out, strict=True)}
+            result = {n: made[n] for n in self.keep}
             if spec.also:
                 gone = {
                     b: _moved(
@@ -167,12 +166,12 @@ class Pass:
             for n in self.keep:
                 if (band := _band_of(n)) in gone:
                     result[n][gone[band]] = np.nan
-        seen_flags = _mirrored(flags[None], seen, source, self.cells, 1)[0]
+        seen_flags = _mirrored([flags], seen, source, self.cells, 1)[0]
         return result, _spread(seen_flags, spec.margin, k)[inner]
 
     def _predict(
         self, stacks: list[NDArray[np.float32]], batch: int | None
-    ) -> NDArray[np.float32]:
+    ) -> list[NDArray[np.float32]]:
         run, device = self.predictor.load()
         if self.consistent:
             from s2sr_xr.consistency import Consistent
@@ -370,36 +369,53 @@ def _check_reflectance(images: Mapping[str, NDArray[np.float32]]) -> None:
 
 
 def _any_in_cell(marked: NDArray[np.bool_], k: int) -> NDArray[np.uint8]:
-    """Return, cell by cell, 1 where any pixel of any band is marked."""
-    rows, cols = marked.shape[1:]
+    """Return, cell by cell, 1 where any pixel is marked."""
+    rows, cols = marked.shape
     cells = np.zeros((rows // k, cols // k), bool)
     if marked.any():  # most blocks have nothing marked
-        bands = np.logical_or.reduce(marked, axis=0)
         for i in range(k):
             for j in range(k):
-                cells |= bands[i::k, j::k]
+                cells |= marked[i::k, j::k]
     return cells.view(np.uint8)
 
 
 def _mirrored(
-    image: NDArray[Any], seen: Box, source: Box, cells: tuple[int, int], k: int
+    images: Sequence[NDArray[Any]],
+    seen: Box,
+    source: Box,
+    cells: tuple[int, int],
+    k: int,
 ) -> NDArray[Any]:
-    """Return the cells `seen` of an image of `source`, mirrored at the edges."""
-    for axis, (span, held, n) in enumerate(
-        ((seen.rows, source.rows, cells[0]), (seen.cols, source.cols, cells[1])),
-        start=1,
-    ):
-        inner = span.clip(n)
-        cut = inner.scale(k).slice_in(held.scale(k))
-        middle = image[:, cut] if axis == 1 else image[:, :, cut]
-        if inner == span:
-            image = middle
-            continue
-        beyond = (range(span.start * k, inner.start * k), range(n * k, span.stop * k))
-        places = ([mirror(i, n * k) - held.start * k for i in part] for part in beyond)
-        first, last = (image.take(np.array(p, np.intp), axis) for p in places)
-        image = np.concatenate((first, middle, last), axis)
-    return image
+    """Return the cells `seen` of images of `source`, mirrored at the edges, stacked."""
+    inner = seen.clip(cells)
+    into = inner.scale(k).slices_in(seen.scale(k))
+    cut = inner.scale(k).slices_in(source.scale(k))
+    out = np.empty((len(images), *seen.scale(k).shape), images[0].dtype)
+    # Where each row and column comes from, for the few that lie beyond the edge.
+    whence = [
+        np.array([mirror(i, n * k) for i in range(span.start * k, span.stop * k)])
+        - held.start * k
+        for span, held, n in (
+            (seen.rows, source.rows, cells[0]),
+            (seen.cols, source.cols, cells[1]),
+        )
+    ]
+    beyond = [np.ones(len(places), bool) for places in whence]
+    for marked, middle in zip(beyond, into, strict=True):
+        marked[middle] = False
+    rows, cols = whence
+    above, beside = beyond
+    for image, made in zip(images, out, strict=True):
+        made[into] = image[cut]
+        made[above] = image[np.ix_(rows[above], cols)]
+        made[into[0], beside] = image[cut[0], cols[beside]]
+    return out
+
+
+def _cut(image: NDArray[np.float32], inner: tuple[slice, slice]) -> NDArray[np.float32]:
+    """Return a part of an image, not a view that would keep all of it alive."""
+    part = image[inner]
+    return part if part.shape == image.shape else part.copy()
 
 
 def _band_of(name: str) -> str:

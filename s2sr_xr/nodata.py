@@ -9,8 +9,6 @@ import numpy as np
 from s2sr_xr.tiling import REACH
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
 __all__ = ["DEFECT", "FILLED", "MEANINGS", "SATURATED", "UNTRAINED", "fill", "spread"]
@@ -31,7 +29,7 @@ def fill(
     missing: NDArray[np.bool_],
     *,
     per_cell: int,
-    means: Sequence[float],
+    mean: float,
 ) -> NDArray[np.float32]:
     """Return the image with missing pixels replaced, so that no NaN meets a network.
 
@@ -43,24 +41,23 @@ def fill(
     Parameters
     ----------
     image
-        ``(C, rows * per_cell, cols * per_cell)``, physical units.
+        ``(rows * per_cell, cols * per_cell)``, physical units; one band. Returned as it
+        is if nothing is missing, copied otherwise.
     missing
         The same shape, True where `image` holds nothing.
     per_cell
         Pixels along the side of a cell.
-    means
-        One value a band, in the units of `image`.
+    mean
+        Of the band, in the units of `image`.
     """
-    touched = missing.any(axis=(1, 2))
-    if not touched.any():
+    if not missing.any():
         return image
     filled = image.copy()
-    for c in map(int, np.flatnonzero(touched)):
-        gaps = _around(missing[c], per_cell)
-        there = missing[c][gaps]
-        local = _local_mean(image[c][gaps], there, per_cell, means[c])
-        repeated = local.repeat(per_cell, axis=0).repeat(per_cell, axis=1)
-        np.copyto(filled[c][gaps], repeated, where=there)
+    gaps = _around(missing, per_cell)
+    there = missing[gaps]
+    local = _local_mean(image[gaps], there, per_cell, mean)
+    repeated = local.repeat(per_cell, axis=0).repeat(per_cell, axis=1)
+    np.copyto(filled[gaps], repeated, where=there)
     return filled
 
 

@@ -171,7 +171,7 @@ def predict(
     tile: tuple[int, int],
     batch: int | None = None,
     device: str = "cpu",
-) -> NDArray[np.float32]:
+) -> list[NDArray[np.float32]]:
     """Run a network over images that carry their margin, tile by tile.
 
     Behaves like a *valid* convolution: the margin goes in and does not come out.
@@ -198,7 +198,8 @@ def predict(
 
     Returns
     -------
-    ``(C, rows * per_cell, cols * per_cell)`` of the output group.
+    One ``(rows * per_cell, cols * per_cell)`` a channel of the output, each in memory
+    of its own: whoever keeps one does not keep them all.
 
     Raises
     ------
@@ -209,7 +210,8 @@ def predict(
     shape = _cells(spec, images)
     assert not any(n % t for n, t in zip(shape, tile, strict=True)), (shape, tile)
     k = spec.output.per_cell
-    out = np.empty((len(spec.channels), shape[0] * k, shape[1] * k), np.float32)
+    size = (shape[0] * k, shape[1] * k)
+    out = [np.empty(size, np.float32) for _ in spec.channels]
     todo = [Box(r, c) for r in cuts(shape[0], tile[0]) for c in cuts(shape[1], tile[1])]
     if _is_cuda(device):
         from s2sr_xr.gpu import port_of
@@ -219,13 +221,13 @@ def predict(
         tiles = (functools.partial(_run, run, spec, images, b, device) for b in todo)
         results = zip(todo, map(_with_kept_memory, tiles), strict=True)
     for box, result in results:
-        rows, cols = box.scale(k).slices_in(_whole(out.shape[1:]))
-        out[:, rows, cols] = result
-    if not np.isfinite(out).all():
+        part = box.scale(k).slices_in(_whole(size))
+        for image, made in zip(out, result, strict=True):
+            image[part] = made
+    if bad := sum(image.size - np.count_nonzero(np.isfinite(image)) for image in out):
         raise ModelError(
-            f"{spec.name} gave {int((~np.isfinite(out)).sum())} values that are not "
-            "finite from finite input. The weights are damaged, or the input is far "
-            "from reflectance."
+            f"{spec.name} gave {bad} values that are not finite from finite input. The "
+            "weights are damaged, or the input is far from reflectance."
         )
     return out
 

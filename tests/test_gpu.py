@@ -348,7 +348,7 @@ class TestReal:
             run, where = Predictor(
                 name=name, device=device, precision=arithmetic
             ).load()
-            made.append(predict(run, spec, images, tile=tile, device=where))
+            made.append(np.stack(predict(run, spec, images, tile=tile, device=where)))
         error = np.square(made[0] - made[1]).mean() ** 0.5
         assert error < most * made[0].std()
 

@@ -786,7 +786,8 @@ def test_tiles_of_a_graph_do_not_show(tmp_path):
         sides = [slice(k * cut, -k * cut or None) for k in (2, 1)]
         images = [i[:, s, s] for i, s in zip(images, sides, strict=True)]
         whole, tiles = (
-            predict(run, less, images, tile=(n, n), device=device) for n in (4, 2)
+            np.stack(predict(run, less, images, tile=(n, n), device=device))
+            for n in (4, 2)
         )
         errors.append(np.abs(whole - tiles).max() / np.abs(whole).max())
     assert errors[0] < 1e-6
