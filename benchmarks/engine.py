@@ -57,7 +57,7 @@ def measure(spec, build, tile: int, args) -> list[dict[str, object]]:
     for precision in args.precision:
         network = build()
         if precision == "bf16":
-            lower(network)
+            lower(network, spec.flat)
 
         def ours(network=network):
             return predict(network, shown, images, tile=(tile, tile))

@@ -169,7 +169,7 @@ def run(what: dict, out: str, workers: int, threads: int) -> dict[str, object]:
     }
 
 
-def engine(what: dict, threads: int, rounds: int = 3) -> dict[str, object]:
+def engine(what: dict, threads: int, rounds: int = 12) -> dict[str, object]:
     """Return the megapixels a second of the networks alone, one tile after another."""
     from s2sr_xr.predict import predict, torch_threads
 

@@ -99,8 +99,9 @@ class Predictor:
             keep_memory()
         network = load_model(self.name, device, sha256=self.sha256)
         # Interpolation has no convolutions between features, and nothing to gain.
-        lowered = self.precision != "bf16" or lower(network)
-        if not lowered and get_spec(self.name).trained:
+        spec = get_spec(self.name)
+        lowered = self.precision != "bf16" or lower(network, spec.flat)
+        if not lowered and spec.trained:
             raise ModelError(
                 f"{self.name} has no layers of this library that compute in bf16. Use "
                 'precision="float32".'

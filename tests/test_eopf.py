@@ -31,7 +31,8 @@ from s2sr_xr.errors import (
     RadiometryError,
     ReadError,
 )
-from s2sr_xr.readers.eopf import ZarrBand, open_eopf
+from s2sr_xr.readers._zarr_band import ZarrBand
+from s2sr_xr.readers.eopf import open_eopf
 from s2sr_xr.readers.source import source_of
 from s2sr_xr.readers.window import Retry
 

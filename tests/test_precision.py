@@ -26,7 +26,7 @@ def runs(request):
     torch.manual_seed(0)
     full, low = build(), build()
     low.load_state_dict(full.state_dict())
-    assert lower(low) > 0
+    assert lower(low, spec.flat) > 0
     channels = [2] if spec.also else [len(g.names) for g in spec.inputs]
     least = 2 * spec.margin + 8
     side = least + -least % spec.align
@@ -51,6 +51,34 @@ def test_bf16_is_near_float32(runs):
     assert got.dtype == torch.float32
     error = float((got - want).square().mean().sqrt())
     assert 0 < error < 0.02 * float(want.std())
+
+
+@pytest.mark.parametrize("name", ["dsen2-s-20m", "dsen2-s-60m", "dsen2-20m"])
+def test_features_count_from_those_of_a_flat_scene(name):
+    spec, build = NETWORKS[name]
+    torch.manual_seed(0)
+    full = build()
+    for layer in full.modules():
+        if isinstance(layer, Conv):
+            torch.nn.init.normal_(layer.bias, std=0.1)
+    centred, low, near = (build() for _ in range(3))
+    for network in (centred, low, near):
+        network.load_state_dict(full.state_dict())
+    centred.centre_on([0.2] * len(spec.bands))
+    lower(low)
+    lower(near, [0.2] * len(spec.bands))
+    side = 2 * spec.margin + 8
+    images = [
+        0.2 + 0.02 * torch.rand(1, len(g.names), side * g.per_cell, side * g.per_cell)
+        for g in spec.inputs
+    ]
+    with torch.inference_mode():
+        want, same, *others = (
+            n(*(i.clone() for i in images)) for n in (full, centred, low, near)
+        )
+    torch.testing.assert_close(same, want, rtol=0, atol=1e-5 * float(want.abs().max()))
+    plain, better = (float((x - want).square().mean()) ** 0.5 for x in others)
+    assert 0 < better < 0.5 * plain
 
 
 def test_threads_do_not_change_a_bit(runs):

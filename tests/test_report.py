@@ -22,6 +22,7 @@ import s2sr_xr
 from s2sr_xr import report
 from s2sr_xr.bands import BANDS
 from s2sr_xr.errors import GridError, MissingBandError
+from s2sr_xr.report._pictures import _pixels
 
 COARSE = ["B05", "B06", "B07", "B8A", "B11", "B12", "B01", "B09"]
 
@@ -198,8 +199,8 @@ def test_panels_show_the_same_ground():
     native, made = scene()
     west, south, east, north = grid((108, 144)).extent
     ground = (west + 120, south + 60, east - 60, north - 240)
-    own = report._pixels(native["r20m"].to_dataset().isel(time=0), ("B05",), ground)
-    fine = report._pixels(made.isel(time=0), ("B05",), ground)
+    own = _pixels(native["r20m"].to_dataset().isel(time=0), ("B05",), ground)
+    fine = _pixels(made.isel(time=0), ("B05",), ground)
     np.testing.assert_array_equal(own.repeat(2, 0).repeat(2, 1), fine)
     assert fine.shape == ((1080 - 300) // 10, (1440 - 180) // 10, 1)
 

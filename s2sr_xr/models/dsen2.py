@@ -19,12 +19,30 @@ from s2sr_xr.models.layers import Conv, Joint, centre
 from s2sr_xr.models.regression import Regression
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from s2sr_xr.models.layers import Inputs, Padding
 
 __all__ = ["DSen2"]
 
 SCALE = 5.0
 """Reflectance times this is what the network sees: counts / 2000."""
+
+
+class Rectify(nn.Module):
+    """What is below the floor becomes the floor: 0, or one of each feature."""
+
+    floor: torch.Tensor | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("floor", None, persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return `x`, any shape ``(B, C, h, w)``, in its memory."""
+        if self.floor is None:
+            return F.relu_(x)
+        return x.clamp_min_(self.floor.to(x.dtype))
 
 
 class ResBlock(nn.Module):
@@ -34,13 +52,26 @@ class ResBlock(nn.Module):
         super().__init__()
         self.conv1 = Conv(features, features, padding=padding)
         self.conv2 = Conv(features, features, padding=padding)
+        self.rectify = Rectify()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return ``(B, features, h - 4, w - 4)``, or all of ``(B, features, h, w)``."""
         # Scaled, then added: one fused operation rounds the ends of rows differently.
         # Under autocast the convolutions run in bf16; what is summed up stays float32.
-        y = self.conv2(F.relu_(self.conv1(x))).to(x.dtype).mul_(0.1)
+        y = self.conv2(self.rectify(self.conv1(x))).to(x.dtype).mul_(0.1)
         return y.add_(centre(x, y))  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def centre_on(self, flat: torch.Tensor) -> torch.Tensor:
+        """Count features from `flat`, those of a flat scene; return those it gives."""
+        inner = _of_flat(self.conv1, flat)
+        # As the second convolution is given it, so that nothing is lost by rounding it.
+        kept = inner.relu().bfloat16().to(flat)
+        given = flat + 0.1 * _of_flat(self.conv2, kept)
+        self.conv1.bias.copy_(inner - kept)  # type: ignore[union-attr]
+        self.conv2.bias.zero_()  # type: ignore[union-attr]
+        self.rectify.floor = -kept.view(1, -1, 1, 1)
+        return given
 
 
 class DSen2(nn.Module):
@@ -83,6 +114,7 @@ class DSen2(nn.Module):
         self.guide = Regression(inputs, padding) if guide else None
         seen = sum(n for n, _ in inputs) + self.made * guide
         self.head = Conv(seen, features, padding=padding, end=True)
+        self.rectify = Rectify()
         self.trunk = nn.Sequential(
             *(ResBlock(features, padding) for _ in range(blocks))
         )
@@ -106,9 +138,38 @@ class DSen2(nn.Module):
             guided = self.guide(*images)
             x = torch.cat((centre(x, guided), guided), 1)
         x = x.mul_(SCALE)
-        y = self.trunk(F.relu_(self.head(x)).to(x.dtype))
+        y = self.trunk(self.rectify(self.head(x)).to(x.dtype))
         y = self.tail(y).to(x.dtype)
         y.add_(centre(x[:, -self.made :], y)).div_(SCALE)
         if self.project is not None:
             y = self.project(y, images[-1])
         return y  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def centre_on(self, flat: Sequence[float]) -> None:
+        """Count features from those of a flat scene: less to round in bf16.
+
+        A convolution of what lies a constant lower gives what lies another constant
+        lower, which goes to its bias; the floor of a ReLU sinks with it. Results stay
+        the same, with ``padding="valid"`` alone: zeros at an edge are zeros no more.
+
+        Parameters
+        ----------
+        flat
+            Reflectance of each band, in the order of the input.
+        """
+        assert self.head.pad == 0, "the edge is padded with zeros"
+        guided = flat[-self.made :] if self.guide is not None else ()
+        bands = torch.tensor([*flat, *guided], dtype=torch.float64) * SCALE
+        kept = _of_flat(self.head, bands.to(self.head.weight.device)).relu()
+        self.head.bias.sub_(kept)  # type: ignore[union-attr]
+        self.rectify.floor = -kept.float().view(1, -1, 1, 1)
+        for block in self.trunk:
+            kept = block.centre_on(kept)  # type: ignore[operator]
+        self.tail.bias.copy_(_of_flat(self.tail, kept))  # type: ignore[union-attr]
+
+
+def _of_flat(layer: Conv, features: torch.Tensor) -> torch.Tensor:
+    """Return what a convolution makes of an image that is flat, in float64."""
+    weight, bias = layer.weight.double(), layer.bias.double()  # type: ignore[union-attr]
+    return weight.sum((2, 3)) @ features.double() + bias

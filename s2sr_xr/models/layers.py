@@ -7,7 +7,7 @@ border. ``padding="same"`` pads as the published networks do, for training and p
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import nn
@@ -18,7 +18,16 @@ from s2sr_xr.models.resample import Upsample
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Conv", "Inputs", "Joint", "Padding", "centre", "lower", "without"]
+__all__ = [
+    "Centred",
+    "Conv",
+    "Inputs",
+    "Joint",
+    "Padding",
+    "centre",
+    "lower",
+    "without",
+]
 
 Padding: TypeAlias = Literal["valid", "same"]
 """At the edge, a convolution keeps what it knows, or makes up what it misses."""
@@ -89,15 +98,28 @@ FEATURES = 16
 """Channels from which on a convolution counts as one between features, not bands."""
 
 
-def lower(network: object) -> int:
+@runtime_checkable
+class Centred(Protocol):
+    """A network that can count its features from those of a flat scene."""
+
+    def centre_on(self, flat: Sequence[float]) -> None:
+        """Do so from now on, of one value a band; no result changes but by rounding."""
+
+
+def lower(network: object, flat: Sequence[float] = ()) -> int:
     """Let the convolutions between features compute in bfloat16; return how many do.
 
     Those that bands enter or leave by stay float32, and so does what is summed up along
     the trunk: in bf16 two reflectances of 0.1 that differ by 0.0004 are one. CARN
     alone, whose sums took a tenth of its time, sums up in bf16 too.
+
+    What is near 0 is rounded least: a network that can (`Centred`) counts its features
+    from those of a scene that is `flat`, one usual value a band.
     """
     if not isinstance(network, nn.Module):
         return 0
+    if flat and isinstance(network, Centred):
+        network.centre_on(flat)
     inner = [
         m
         for m in network.modules()

@@ -139,6 +139,11 @@ class ModelSpec:
         return tuple(n for g in self.inputs for n in g.names)
 
     @property
+    def flat(self) -> tuple[float, ...]:
+        """What `fill` says of every band, 0 where nothing, in channel order."""
+        return tuple(self.fill.get(band, 0.0) for band in self.bands)
+
+    @property
     def factors(self) -> tuple[tuple[int, int], ...]:
         """Bands of each input group, and how many times finer it becomes on the finest.
 
