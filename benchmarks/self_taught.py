@@ -1,7 +1,7 @@
 """A stage of `dsen2-s-20m`: it learns what it says itself, however it is turned.
 
     python benchmarks/self_taught.py --real DIR --first D --out E
-    python benchmarks/self_taught.py --real DIR --first F --out G --last
+    python benchmarks/self_taught.py --real DIR --first F --out G --steps 1500 --last
 
 A network gives another image of a scene that is turned or mirrored; the mean over the
 eight ways is nearer to the truth (Timofte et al. 2016, Seven ways to improve
@@ -11,9 +11,10 @@ dimmed, the ground of two dates in one scene), and the network learns to give it
 pass, beside the truth. `--first` is what the stage before wrote; with ``--and`` another
 run of it, the two are averaged first.
 
-With ``--last`` the network projects back from here on (`BackProjection`), and simulated
-scenes at their own scale are learnt from too: projecting back as the coarse sensor of
-the scale below alone costs sharpness where the truth is known at 10 m.
+With ``--last`` the network, and what it teaches itself, projects back from here on
+(`BackProjection`), and simulated scenes at their own scale are learnt from too: to
+project back as the coarse sensor of the scale below costs sharpness where the truth is
+known at 10 m.
 """
 
 from __future__ import annotations
@@ -158,8 +159,10 @@ def main(arguments: list[str] | None = None) -> None:
     seeds = range(100, 100 + SIMULATED["20m"])
     for pair in simulated(SPEC, "20m", seeds, args.size, reduced=True, true=False):
         learnt.append(replace(pair, weight=WEIGHT * pair.weight))
-    finer = simulated(SPEC, "20m", seeds, args.size, reduced=False, true=args.last)
-    true = [replace(pair, weight=TRUE) for pair in finer]
+    true = []
+    if args.last:
+        finer = simulated(SPEC, "20m", seeds, args.size, reduced=False, true=True)
+        true = [replace(pair, weight=TRUE) for pair in finer]
     begun = time.monotonic()
     teacher = first_network(recipe).eval()
     teacher.load_state_dict(network.state_dict())
@@ -171,6 +174,7 @@ def main(arguments: list[str] | None = None) -> None:
         f"{len(taught.truth)} patches in {time.monotonic() - begun:.0f} s", flush=True
     )
     learnt += true  # with their truth alone
+    weight = TRUE if args.last else 0.0
     args.out.mkdir(parents=True, exist_ok=True)
     found: list[float] = []
     for step in fit(
@@ -180,7 +184,7 @@ def main(arguments: list[str] | None = None) -> None:
         Plan(steps=recipe.steps, lr=recipe.lr, ema=recipe.ema, seed=recipe.seed),
         checkpoint=args.out / f"{NAME}.checkpoint",
         optimiser=Muon,
-        facts=asdict(recipe) | {"patches": len(taught.truth)},
+        facts=asdict(recipe) | {"patches": len(taught.truth), "true": weight},
     ):
         found.append(step.loss)
         if step.step % 100 == 99:
@@ -188,7 +192,8 @@ def main(arguments: list[str] | None = None) -> None:
             print(step.step, f"{np.mean(found[-100:]):.5f} {seconds:.0f} s", flush=True)
         last = step.network
     judged += simulated(SPEC, "20m", range(2), 480, reduced=False, true=True)
-    stages.append(asdict(recipe) | {"taught": len(taught.truth), "share": SHARE})
+    own = {"taught": len(taught.truth), "share": SHARE, "true_weight": weight}
+    stages.append(asdict(recipe) | own)
     ship(last, SPEC, stages, learnt, judged, WEIGHT, args.out)
 
 

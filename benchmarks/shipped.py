@@ -7,8 +7,8 @@
     python benchmarks/shipped.py --real DIR --task 20m --first B --out C
     python benchmarks/shipped.py --real DIR --task 20m --first C --out D
     python benchmarks/self_taught.py --real DIR --first D --out E
-    python benchmarks/self_taught.py --real DIR --first E --out F
-    python benchmarks/self_taught.py --real DIR --first F --out G --last
+    python benchmarks/self_taught.py --real DIR --first E --out F --steps 3000
+    python benchmarks/self_taught.py --real DIR --first F --out G --steps 1500 --last
 
 `--real` is a folder of `l1c_native/*.npz` and `l2a_native/*.npz`, as in `quality.py`.
 Places in `LEFT_OUT` are only scored. The weights and their card go to `--out`; the
@@ -297,7 +297,9 @@ def main(arguments: list[str] | None = None) -> None:
         true = pair.name.endswith("at its own scale")
         learnt.append(replace(pair, weight=TRUE if true else args.weight * pair.weight))
     stage = STAGES[task][len(stages)]
-    recipe = Recipe(spec=spec, side=SIDE[task], edge=EDGE[task], **stage)
+    size = {"side": SIDE[task], "edge": EDGE[task]}
+    # The last stage of `self_taught.py` projects back, none of these.
+    recipe = Recipe(spec=spec, project=0.0, **size, **stage)
     if args.first:
         first = first_network(recipe)
         first.load_state_dict(load_file(args.first / f"{name}.safetensors"))

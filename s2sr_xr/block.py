@@ -37,7 +37,8 @@ COPIES = 3
 stacked with its no-data filled."""
 
 MADE = 2
-"""How often what a block makes is: as the network gives it, and band by band."""
+"""How often what a block makes is: whole tiles of it, and what the block has of
+them."""
 
 DARK = -0.02
 """Reflectance that no scene has much of. Of 27 real scenes none has 1 % of any band

@@ -43,7 +43,7 @@ from typing import TYPE_CHECKING, Any
 from s2sr_xr.errors import MissingBandError, ModelError, S2SRError, StoreError
 from s2sr_xr.jobs import open_any
 from s2sr_xr.models import files
-from s2sr_xr.models.catalogue import PROJECT, published
+from s2sr_xr.models.catalogue import published
 from s2sr_xr.models.registry import is_path, load_model
 
 if TYPE_CHECKING:
@@ -299,7 +299,7 @@ def _recipe(job: Training) -> Any:  # noqa: ANN401 - a dataclass each
     settings = {**DEFAULTS[job.recipe], **untold, **job.settings}
     if job.recipe.startswith("dsen2"):
         # No setting: whoever loads the weights builds the network as it is published.
-        fixed = {"spec": job.spec, "project": PROJECT[job.spec.cell]}
+        fixed = {"spec": job.spec, "project": None}
         return _made(dsen2.Recipe, settings, **fixed)
     if job.recipe in FIVE:
         return _of_five(job.recipe, settings)

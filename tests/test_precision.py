@@ -81,6 +81,19 @@ def test_features_count_from_those_of_a_flat_scene(name):
     assert 0 < better < 0.5 * plain
 
 
+def test_features_are_counted_anew_once_and_not_where_edges_are_zeros():
+    spec, build = NETWORKS["dsen2-s-20m"]
+    flat = [0.2] * len(spec.bands)
+    once, padded = build(), build(padding="same")
+    once.centre_on(flat)
+    state = {k: v.clone() for k, v in once.state_dict().items()}
+    once.centre_on(flat)
+    assert all(torch.equal(v, state[k]) for k, v in once.state_dict().items())
+    before = padded.head.bias.clone()
+    assert lower(padded, flat) > 0
+    assert torch.equal(padded.head.bias, before)
+
+
 def test_threads_do_not_change_a_bit(runs):
     _, low, images = runs
     made = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pystac
@@ -21,6 +21,7 @@ from s2sr_xr.models import files
 from s2sr_xr.models.catalogue import EVOLAND
 from s2sr_xr.recipes import RECIPES, _recipe, read_training, train
 from s2sr_xr.simulate import finer_truth
+from s2sr_xr.train.dsen2 import first_network
 
 SMALL = {
     "dsen2-20m": "steps = 3\nbatch = 2\nside = 12\nfeatures = 64",
@@ -106,6 +107,19 @@ def test_every_recipe_makes_weights_that_load(recipe, scene, tmp_path):
     s2sr_xr.load_model(out)
     assert len((tmp_path / "mine.csv").read_text().splitlines()) == 4
     assert not (tmp_path / "mine.checkpoint").exists()
+
+
+@pytest.mark.parametrize("recipe", ["dsen2-20m", "dsen2-60m"])
+def test_what_learns_is_the_network_that_weights_are_loaded_into(
+    recipe, scene, tmp_path
+):
+    job = read_training(write(tmp_path, scene, recipe, SMALL[recipe]))
+    learns = first_network(_recipe(job))
+    loads = s2sr_xr.load_model(RECIPES[recipe])
+    assert repr(learns.project) == repr(loads.project).replace("valid", "same")
+    assert (learns.project is None) == (recipe == "dsen2-60m")
+    with pytest.raises(s2sr_xr.ModelError, match="project: no such setting"):
+        _recipe(replace(job, settings={"project": 0.2}))
 
 
 def test_the_same_file_makes_the_same_weights(scene, tmp_path):

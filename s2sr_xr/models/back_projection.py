@@ -50,6 +50,10 @@ class BackProjection(nn.Module):
         self.factor, self.share, self.padding = factor, share, padding
         self.repeat = Upsample(factor, "nearest")
 
+    def extra_repr(self) -> str:
+        """Return what `repr` says of this layer."""
+        return f"{self.factor}, {self.share}, {self.padding!r}"
+
     def forward(self, made: torch.Tensor, coarse: torch.Tensor) -> torch.Tensor:
         """Return the result ``(B, C, H, W)``, less its rim if ``"valid"``.
 
@@ -58,7 +62,7 @@ class BackProjection(nn.Module):
         made
             ``(B, C, H, W)``, in any unit, finite.
         coarse
-            ``(B, C, h, w)``, the same unit and ground, and more on all sides.
+            ``(B, C, h, w)``, the same unit and ground, and as much more on every side.
         """
         k = self.factor
         lost = (coarse.shape[-1] * k - made.shape[-1]) // 2

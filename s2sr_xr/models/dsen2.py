@@ -44,6 +44,10 @@ class Rectify(nn.Module):
             return F.relu_(x)
         return x.clamp_min_(self.floor.to(x.dtype))
 
+    def sink(self, by: torch.Tensor, like: Conv) -> None:
+        """Put the floor that much below 0, one a feature, where the layer lives."""
+        self.floor = -by.float().view(1, -1, 1, 1).to(like.weight.device)
+
 
 class ResBlock(nn.Module):
     """Two convolutions whose sum with the input is damped by 0.1 (eq. 5)."""
@@ -70,7 +74,7 @@ class ResBlock(nn.Module):
         given = flat + 0.1 * _of_flat(self.conv2, kept)
         self.conv1.bias.copy_(inner - kept)  # type: ignore[union-attr]
         self.conv2.bias.zero_()  # type: ignore[union-attr]
-        self.rectify.floor = -kept.view(1, -1, 1, 1)
+        self.rectify.sink(kept, self.conv1)
         return given
 
 
@@ -151,25 +155,31 @@ class DSen2(nn.Module):
 
         A convolution of what lies a constant lower gives what lies another constant
         lower, which goes to its bias; the floor of a ReLU sinks with it. Results stay
-        the same, with ``padding="valid"`` alone: zeros at an edge are zeros no more.
+        the same. A network that pads is left as it is: zeros at an edge would not be
+        zeros any more; so is one that does it already. It must not be saved: floors are
+        no weights.
 
         Parameters
         ----------
         flat
             Reflectance of each band, in the order of the input.
         """
-        assert self.head.pad == 0, "the edge is padded with zeros"
+        if self.head.pad or self.rectify.floor is not None:
+            return
         guided = flat[-self.made :] if self.guide is not None else ()
         bands = torch.tensor([*flat, *guided], dtype=torch.float64) * SCALE
-        kept = _of_flat(self.head, bands.to(self.head.weight.device)).relu()
-        self.head.bias.sub_(kept)  # type: ignore[union-attr]
-        self.rectify.floor = -kept.float().view(1, -1, 1, 1)
+        kept = _of_flat(self.head, bands).relu()
+        self.head.bias.sub_(kept.to(self.head.weight))  # type: ignore[union-attr]
+        self.rectify.sink(kept, self.head)
         for block in self.trunk:
             kept = block.centre_on(kept)  # type: ignore[operator]
         self.tail.bias.copy_(_of_flat(self.tail, kept))  # type: ignore[union-attr]
 
 
 def _of_flat(layer: Conv, features: torch.Tensor) -> torch.Tensor:
-    """Return what a convolution makes of an image that is flat, in float64."""
-    weight, bias = layer.weight.double(), layer.bias.double()  # type: ignore[union-attr]
-    return weight.sum((2, 3)) @ features.double() + bias
+    """Return what a convolution makes of an image that is flat, in float64.
+
+    On the CPU: not every device knows float64.
+    """
+    weight, bias = (p.cpu().double() for p in (layer.weight, layer.bias))  # type: ignore[union-attr]
+    return weight.sum((2, 3)) @ features + bias

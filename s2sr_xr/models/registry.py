@@ -269,7 +269,8 @@ def _architecture(header: files.Header) -> Build | None:
         raise ModelError(
             f"The file of {told.name} tells {_shape(told)} with margin={told.margin}, "
             f"but its architecture, {header.kind}, has {_shape(own)} with margin="
-            f"{own.margin}: its header was changed. Import it again."
+            f"{own.margin}: its header was changed, or another version of s2sr_xr "
+            "wrote it. Make it or import it again."
         )
     return entry.build
 

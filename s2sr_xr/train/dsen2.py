@@ -22,6 +22,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from s2sr_xr.errors import GridError, ModelError
+from s2sr_xr.models.catalogue import PROJECT
 from s2sr_xr.models.dsen2 import DSen2
 from s2sr_xr.train.augment import Augment
 from s2sr_xr.train.fit import Plan
@@ -57,8 +58,10 @@ class Recipe:
     guide: bool = True
     """The network begins from local regression instead of bilinear interpolation."""
 
-    project: float = 0.0
-    """Share of what the coarse bands say beyond the result that is projected back."""
+    project: float | None = None
+    """Share of what the coarse bands say beyond the result that is projected back;
+    None: as in the network that is published for the task, which weights are loaded
+    into."""
 
     steps: int = 4000
     """Batches seen."""
@@ -171,13 +174,16 @@ def first_network(recipe: Recipe) -> DSen2:
     gives nothing behind its ReLU, and learns nothing: half of them would. All begin
     with a positive one.
     """
+    project = recipe.project
+    if project is None:
+        project = PROJECT.get(recipe.spec.cell, 0.0)
     torch.manual_seed(recipe.seed)
     network = DSen2(
         recipe.spec.factors,
         features=recipe.features,
         blocks=recipe.blocks,
         guide=recipe.guide,
-        project=recipe.project,
+        project=project,
         padding="same",
     )
     kernels = network.head.weight.data
