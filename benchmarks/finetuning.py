@@ -21,8 +21,7 @@ import torch
 import xarray as xr
 from common import table, tell
 from quality import loaded, whole_scenes
-from shipped import LEFT_OUT, place, title
-from shipped_5m import edged
+from shipped import LEFT_OUT, place, title, with_margin
 
 import s2sr_xr
 from s2sr_xr.models.files import read_header
@@ -63,11 +62,8 @@ def halves(tree: xr.DataTree) -> tuple[xr.DataTree, xr.DataTree]:
 def error(model: str | Path, pair: Pair) -> np.ndarray:
     """Return the RMSE of each band."""
     network, spec = s2sr_xr.load_model(model), s2sr_xr.get_spec(model)
-    images = []
-    for group, image in zip(spec.inputs, pair.images, strict=True):
-        filled = image.nan_to_num(float(image.nanmean()))
-        images.append(edged(filled, spec.margin * group.per_cell)[None])
-    made = centre(network(*images), pair.target)
+    filled = [image.nan_to_num(float(image.nanmean())) for image in pair.images]
+    made = centre(network(*with_margin(filled, spec)), pair.target)
     inner = slice(EDGE, -EDGE)
     square = (made[0] - pair.target)[..., inner, inner].square()
     return square.nanmean((1, 2)).sqrt().numpy()

@@ -159,10 +159,6 @@ def main(arguments: list[str] | None = None) -> None:
     seeds = range(100, 100 + SIMULATED["20m"])
     for pair in simulated(SPEC, "20m", seeds, args.size, reduced=True, true=False):
         learnt.append(replace(pair, weight=WEIGHT * pair.weight))
-    true = []
-    if args.last:
-        finer = simulated(SPEC, "20m", seeds, args.size, reduced=False, true=True)
-        true = [replace(pair, weight=TRUE) for pair in finer]
     begun = time.monotonic()
     teacher = first_network(recipe).eval()
     teacher.load_state_dict(network.state_dict())
@@ -173,8 +169,10 @@ def main(arguments: list[str] | None = None) -> None:
     print(
         f"{len(taught.truth)} patches in {time.monotonic() - begun:.0f} s", flush=True
     )
-    learnt += true  # with their truth alone
     weight = TRUE if args.last else 0.0
+    if weight:  # with their truth alone, not taught
+        finer = simulated(SPEC, "20m", seeds, args.size, reduced=False, true=True)
+        learnt += [replace(pair, weight=weight) for pair in finer]
     args.out.mkdir(parents=True, exist_ok=True)
     found: list[float] = []
     for step in fit(

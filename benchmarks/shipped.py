@@ -333,14 +333,17 @@ def bf16_rmse(network: torch.nn.Module, given, flat=()) -> float:
     return float(f"{np.mean(found) ** 0.5:.2g}")
 
 
-def with_margin(pair: Pair, spec) -> list[torch.Tensor]:
-    """Return what the network takes of a scene, mirrored at its edge as in use."""
-    found = []
-    for group, image in zip(spec.inputs, pair.images, strict=True):
-        border = spec.margin * group.per_cell
-        whole = image[None].nan_to_num(0.1)
-        found.append(mirrored(mirrored(whole, border, -2), border, -1))
-    return found
+def with_margin(images, spec) -> list[torch.Tensor]:
+    """Return what a network takes of images ``(C, h, w)``: mirrored at their edge."""
+    return [
+        edged(image, spec.margin * group.per_cell)[None]
+        for group, image in zip(spec.inputs, images, strict=True)
+    ]
+
+
+def edged(x: torch.Tensor, by: int) -> torch.Tensor:
+    """Return `x` mirrored beyond its edge, as inference does."""
+    return mirrored(mirrored(x, by, -2), by, -1)
 
 
 def ship(
@@ -364,9 +367,8 @@ def ship(
     out.mkdir(parents=True, exist_ok=True)
     digest = save(out / f"{name}.safetensors", network, facts, name)
     # As it is used: what is near 0 in bf16 is not so at an edge of zeros.
-    used = next(build for s, build in published() if s.name == name)()
-    used.load_state_dict(network.state_dict())
-    given = (with_margin(pair, spec) for pair in judged)
+    used = s2sr_xr.load_model(out / f"{name}.safetensors")
+    given = (with_margin([i.nan_to_num(0.1) for i in p.images], spec) for p in judged)
     told = [s if isinstance(s, dict) else asdict(s) for s in stages]
     plans = [{k: v for k, v in s.items() if k != "spec"} for s in told]
     card = {

@@ -30,7 +30,16 @@ import numpy as np
 import torch
 from quality import loaded, whole_scenes
 from safetensors.torch import load_file
-from shipped import LEFT_OUT, TERMS, bf16_rmse, partial_scenes, place, title
+from shipped import (
+    LEFT_OUT,
+    TERMS,
+    bf16_rmse,
+    edged,
+    partial_scenes,
+    place,
+    title,
+    with_margin,
+)
 from torch.optim import Adam
 
 import s2sr_xr
@@ -172,22 +181,10 @@ def fresh(padding: str, seed: int = 0) -> CARN:
 # Figures
 
 
-def edged(x: torch.Tensor, by: int) -> torch.Tensor:
-    """Return `x` mirrored beyond its edge, as inference does."""
-    around = ((0, 0), (by, by), (by, by))
-    return torch.from_numpy(np.pad(x.numpy(), around, mode="symmetric"))
-
-
-def given(ten: torch.Tensor, twenty: torch.Tensor) -> list[torch.Tensor]:
-    """Return what the network takes, with its margin."""
-    n = SPEC.margin
-    return [edged(ten, 2 * n)[None], edged(twenty, n)[None]]
-
-
 @torch.inference_mode()
 def made_of(network: torch.nn.Module, ten, twenty) -> torch.Tensor:
     """Return the ten bands of a scene, by a network that shrinks its images."""
-    made = network(*given(ten, twenty))
+    made = network(*with_margin((ten, twenty), SPEC))
     # A margin is whole cells; what is over of the last one is cut.
     like = torch.empty(1, 1, *(2 * k for k in ten.shape[-2:]))
     return centre(made, like)[0]
@@ -258,7 +255,7 @@ def at_true_scale(network: torch.nn.Module, seed: int, level: str) -> dict[str, 
 
 def known(tree: xr.DataTree) -> list[torch.Tensor]:
     """Return what the network takes of a scene, without gaps."""
-    return given(*map(torch.nan_to_num, stacks(tree)))
+    return with_margin(map(torch.nan_to_num, stacks(tree)), SPEC)
 
 
 def figures(network: torch.nn.Module, judged: dict[str, xr.DataTree]) -> dict:

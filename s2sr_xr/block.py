@@ -150,14 +150,13 @@ class Pass:
         if all(b in gone and gone[b].all() for b in map(_band_of, self.keep)):
             result = {n: np.full(block.shape, np.nan, np.float32) for n in self.keep}
         else:
-            out = self._predict(stacks, batch)
-            made = {n: _cut(c, inner) for n, c in zip(spec.channels, out, strict=True)}
-            result = {n: made[n] for n in self.keep}
+            made = dict(zip(spec.channels, self._predict(stacks, batch), strict=True))
+            result = {n: _own(made[n], inner) for n in self.keep}
             if spec.also:
                 gone = {
                     b: _moved(
                         absent[b],
-                        (made[f"flow_y_{b}"], made[f"flow_x_{b}"]),
+                        tuple(made[f"flow_{axis}_{b}"][inner] for axis in "yx"),
                         block,
                         source,
                         self.cells,
@@ -392,7 +391,7 @@ def _mirrored(
     into = inner.scale(k).slices_in(seen.scale(k))
     cut = inner.scale(k).slices_in(source.scale(k))
     out = np.empty((len(images), *seen.scale(k).shape), images[0].dtype)
-    # Where each row and column comes from, for the few that lie beyond the edge.
+    # Where each row and column comes from, and the few that lie beyond the edge.
     whence = [
         np.array([mirror(i, n * k) for i in range(span.start * k, span.stop * k)])
         - held.start * k
@@ -401,11 +400,11 @@ def _mirrored(
             (seen.cols, source.cols, cells[1]),
         )
     ]
-    beyond = [np.ones(len(places), bool) for places in whence]
-    for marked, middle in zip(beyond, into, strict=True):
-        marked[middle] = False
     rows, cols = whence
-    above, beside = beyond
+    above, beside = (
+        np.delete(np.arange(len(places)), middle)
+        for places, middle in zip(whence, into, strict=True)
+    )
     for image, made in zip(images, out, strict=True):
         made[into] = image[cut]
         made[above] = image[np.ix_(rows[above], cols)]
@@ -413,7 +412,7 @@ def _mirrored(
     return out
 
 
-def _cut(image: NDArray[np.float32], inner: tuple[slice, slice]) -> NDArray[np.float32]:
+def _own(image: NDArray[np.float32], inner: tuple[slice, slice]) -> NDArray[np.float32]:
     """Return a part of an image, not a view that would keep all of it alive."""
     part = image[inner]
     return part if part.shape == image.shape else part.copy()

@@ -298,9 +298,8 @@ def _recipe(job: Training) -> Any:  # noqa: ANN401 - a dataclass each
     untold = UNTOLD[job.recipe] if overlaps else {}
     settings = {**DEFAULTS[job.recipe], **untold, **job.settings}
     if job.recipe.startswith("dsen2"):
-        # No setting: whoever loads the weights builds the network as it is published.
-        fixed = {"spec": job.spec, "project": None}
-        return _made(dsen2.Recipe, settings, **fixed)
+        # `project` is no setting: weights are loaded into the network as published.
+        return _made(dsen2.Recipe, settings, spec=job.spec, project=None)
     if job.recipe in FIVE:
         return _of_five(job.recipe, settings)
     kind = csr.Recipe if job.recipe == "csr" else rec.Recipe

@@ -6,6 +6,7 @@ import torch
 from s2sr_xr.degrade import reduce_scale
 from s2sr_xr.models.back_projection import BackProjection
 from s2sr_xr.models.layers import centre
+from s2sr_xr.predict import torch_threads
 
 
 def scene(factor, cells=12, seed=0):
@@ -60,15 +61,11 @@ def test_a_crop_gives_the_same_bits(factor, threads):
     _, coarse = scene(factor, cells=40, seed=1)
     network = BackProjection(factor, 0.5)
     whole = network(truth, coarse)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with torch_threads(threads):
         part = network(
             truth[..., 3 * factor : 20 * factor, 5 * factor :],
             coarse[..., 3:20, 5:],
         )
-    finally:
-        torch.set_num_threads(before)
     rows = slice(3 * factor, 3 * factor + part.shape[-2])
     cols = slice(5 * factor, 5 * factor + part.shape[-1])
     assert torch.equal(whole[..., rows, cols], part)

@@ -8,6 +8,7 @@ from s2sr_xr.degrade import reduce_scale
 from s2sr_xr.models.layers import centre
 from s2sr_xr.models.regression import Regression
 from s2sr_xr.models.resample import Upsample
+from s2sr_xr.predict import torch_threads
 
 TWENTY = ((4, 1), (6, 2))
 SIXTY = ((4, 1), (6, 2), (2, 6))
@@ -55,17 +56,13 @@ def test_a_crop_gives_the_same_bits(inputs, threads):
     stacks, _ = images(inputs, 30)
     factor = inputs[-1][1]
     network = Regression(inputs)
-    before = torch.get_num_threads()
     whole = network(*stacks)
-    torch.set_num_threads(threads)
-    try:
-        parts = [
-            s[..., 3 * factor // f : 20 * factor // f, 5 * factor // f :]
-            for s, (_, f) in zip(stacks, inputs, strict=True)
-        ]
+    parts = [
+        s[..., 3 * factor // f : 20 * factor // f, 5 * factor // f :]
+        for s, (_, f) in zip(stacks, inputs, strict=True)
+    ]
+    with torch_threads(threads):
         part = network(*parts)
-    finally:
-        torch.set_num_threads(before)
     rows = slice(3 * factor, 3 * factor + part.shape[-2])
     cols = slice(5 * factor, 5 * factor + part.shape[-1])
     assert torch.equal(whole[..., rows, cols], part)

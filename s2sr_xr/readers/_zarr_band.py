@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from s2sr_xr.readers._zarr_documents import Node
 
-__all__ = ["CODECS", "ZarrBand", "check_array", "codecs"]
+__all__ = ["ZarrBand", "check_array", "strange_codecs"]
 
 CODECS = frozenset(
     {"blosc", "bytes", "crc32c", "gzip", "lz4", "sharding_indexed", "shuffle"}
@@ -210,7 +210,7 @@ def _decoded(
 def check_array(source: ZarrBand, node: Node) -> None:
     """Raise unless an array is a plane of integers that is safe to decode."""
     facts = json.loads(node.array)
-    if strange := sorted(set(codecs(facts)) - CODECS):
+    if strange := strange_codecs(facts):
         raise source.error(f"is encoded with {', '.join(strange)}, not decoded here")
     try:
         array = array_of(node.array)
@@ -226,11 +226,16 @@ def check_array(source: ZarrBand, node: Node) -> None:
         raise source.error(f"has chunks of {sides}, more than {MOST_CHUNK} bytes")
 
 
-def codecs(facts: Mapping[str, Any]) -> Iterator[str]:
+def strange_codecs(facts: Mapping[str, Any]) -> list[str]:
+    """Return the names of what encodes an array and is not decoded here."""
+    return sorted(set(_codecs(facts)) - CODECS)
+
+
+def _codecs(facts: Mapping[str, Any]) -> Iterator[str]:
     """Yield the names of all that encodes an array, of shards inside too."""
     found = [facts.get("compressor"), *(facts.get("filters") or ())]
     found += [*(facts.get("codecs") or ()), *(facts.get("index_codecs") or ())]
     for codec in found:
         if codec is not None:
             yield str(codec.get("id") or codec.get("name"))
-            yield from codecs(codec.get("configuration") or {})
+            yield from _codecs(codec.get("configuration") or {})

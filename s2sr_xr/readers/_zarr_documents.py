@@ -42,12 +42,12 @@ class Documents:
     def attrs(self, path: str) -> Mapping[str, Any]:
         """Return the attributes of a group or an array, empty where there are none."""
         if not self.v3:
-            return self.get(join(path, ".zattrs"))
-        return self.get(join(path, "zarr.json")).get("attributes") or {}
+            return self.get(_join(path, ".zattrs"))
+        return self.get(_join(path, "zarr.json")).get("attributes") or {}
 
     def node(self, path: str) -> Node | None:
         """Return an array, None where there is none."""
-        facts = dict(self.get(join(path, "zarr.json" if self.v3 else ".zarray")))
+        facts = dict(self.get(_join(path, "zarr.json" if self.v3 else ".zarray")))
         if not facts or facts.get("node_type") == "group":
             return None
         if self.v3:
@@ -69,7 +69,7 @@ def documents_of(href: str) -> Documents:
         inside = (root.get("consolidated_metadata") or {}).get("metadata")
         if inside is None:
             return Documents(href, None, v3=True)
-        known = {join(path, "zarr.json"): facts for path, facts in inside.items()}
+        known = {_join(path, "zarr.json"): facts for path, facts in inside.items()}
         return Documents(href, known | {"zarr.json": root}, v3=True)
     if _json(href, ".zgroup") or _json(href, ".zattrs"):
         return Documents(href, None, v3=False)
@@ -112,5 +112,5 @@ def _no_store(href: str) -> ReadError:
     return ReadError(f"{shown} is no Zarr store: {why}. {remedy}.", href=shown)
 
 
-def join(path: str, name: str) -> str:
+def _join(path: str, name: str) -> str:
     return f"{path}/{name}" if path else name

@@ -114,6 +114,7 @@ def _fetch_fsspec(href: str, key: str) -> bytes | Diagnosis | None:
 
 
 def scheme(href: str) -> str:
+    """Return what stands before ``://``, in small letters; "" of a local path."""
     head, mark, _ = href.partition("://")
     return head.lower() if mark else ""
 

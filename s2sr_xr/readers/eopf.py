@@ -43,7 +43,7 @@ from s2sr_xr.readers._tree import (
     _wanted,
     _wkt,
 )
-from s2sr_xr.readers._zarr_band import CODECS, ZarrBand, check_array, codecs
+from s2sr_xr.readers._zarr_band import ZarrBand, check_array, strange_codecs
 from s2sr_xr.readers._zarr_documents import Documents, Node, documents_of
 from s2sr_xr.readers._zarr_keys import SCHEMES, insist, scheme
 from s2sr_xr.readers.source import as_variable
@@ -337,7 +337,7 @@ def _coordinate(product: _Product, like: ZarrBand, path: str) -> np.ndarray:
     plain = Radiometry(offset=0, source="coordinates")
     source = replace(like, path=path, array=node.array, radiometry=plain)
     facts = json.loads(node.array)
-    if set(codecs(facts)) - CODECS:
+    if strange_codecs(facts):
         raise source.error("is encoded in a way that is not decoded here")
     (size,) = facts["shape"]
     return insist(
