@@ -33,6 +33,8 @@ from pathlib import Path
 
 from common import child, finer, peak, product, seconds, stacks, tell, warm, weights
 
+from s2sr_xr.cli._run import CALM
+
 SPENT: Counter[str] = Counter()
 """Seconds of all threads of this process, by stage; "block" is a task as a whole."""
 
@@ -116,7 +118,9 @@ class Work:
         return ds, call_behind(ds)[0].job
 
 
-def run(what: dict, out: str, workers: int, threads: int) -> dict[str, object]:
+def run(
+    what: dict, out: str, workers: int, threads: int, config: dict[str, str]
+) -> dict[str, object]:
     """Make an item finer into a Zarr store; return time, shares and memory."""
     import dask
     from distributed import Client, LocalCluster
@@ -128,6 +132,7 @@ def run(what: dict, out: str, workers: int, threads: int) -> dict[str, object]:
     lanes = each * max(workers, 1)
     with contextlib.ExitStack() as stack:
         client = None
+        stack.enter_context(dask.config.set(config))
         if workers:
             cluster = stack.enter_context(
                 LocalCluster(
@@ -265,6 +270,7 @@ def main(arguments: list[str] | None = None) -> list[dict[str, object]]:
     parser.add_argument("--alone", type=int, default=4, help="blocks of stages alone")
     parser.add_argument("--block", type=int, default=2196, help="10 m pixels")
     parser.add_argument("--tile", type=int, help="cells; the card's if none")
+    parser.add_argument("--calm", action="store_true", help="as `s2sr` sets Dask")
     args = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as scratch:
         what = {
@@ -274,14 +280,15 @@ def main(arguments: list[str] | None = None) -> list[dict[str, object]]:
             "device": "cpu",
             "block": args.block,
         }
+        config = CALM if args.calm else {}
         out, threads = str(Path(scratch) / "out.zarr"), args.threads
         rates = [child("scene.engine", what, threads)["mpx_s"]]
-        rows = [child("scene.run", what, out, n, threads) for n in args.workers]
+        rows = [child("scene.run", what, out, n, threads, config) for n in args.workers]
         rates.append(child("scene.engine", what, threads)["mpx_s"])
         stages = child("scene.alone", what, out, threads, args.alone)
         del stages["peak_bytes"]
     told = {"size": args.size, "model": args.model, "precision": args.precision}
-    told |= {"threads": threads, "engine_mpx_s": max(rates)}
+    told |= {"threads": threads, "calm": args.calm, "engine_mpx_s": max(rates)}
     found = []
     for workers, row in zip(args.workers, rows, strict=True):
         over = {"workers": workers, "of_engine": round(row["mpx_s"] / max(rates), 3)}

@@ -6,12 +6,14 @@ import json
 import subprocess
 import sys
 
+import dask
 import pytest
 from test_jobs import night, records
 from typer.testing import CliRunner
 
 import s2sr_xr
 from s2sr_xr.cli import app
+from s2sr_xr.cli._run import CALM, _client
 from s2sr_xr.errors import GridError
 
 RUN = CliRunner()
@@ -166,6 +168,13 @@ def test_a_batch_says_what_failed(tmp_path):
     assert json.loads(log.read_text().splitlines()[-1])["event"] == "end"
     assert len(records(out)) == 2
     assert RUN.invoke(app, ["batch", *paths, "--out", str(out), *more]).exit_code == 0
+
+
+def test_processes_that_a_command_starts_seldom_look_at_themselves():
+    with _client(1, None) as client:
+        for name, value in CALM.items():
+            assert set(client.run(dask.config.get, name).values()) == {value}
+    assert all(dask.config.get(name) != value for name, value in CALM.items())
 
 
 @pytest.mark.parametrize(
