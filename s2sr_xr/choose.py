@@ -183,7 +183,7 @@ def for_upsampling(
     Raises
     ------
     ModelError
-        No such model, or none for a band.
+        No such model, none for a band, or one that makes other pixels.
     """
     by_native = family(model) if isinstance(model, str) else dict(model)
     if strange := set(by_native) - {"20m", "60m"}:
@@ -191,12 +191,17 @@ def for_upsampling(
             f"model has the keys {sorted(strange)}; upsample takes a name, or a "
             'mapping such as {"20m": "bicubic-20m", "60m": "bicubic-60m"}.'
         )
+    for name in by_native.values():
+        if (pixel := get_spec(name).resolution) != 10:
+            raise ModelError(
+                f"{name} makes pixels of {pixel:g} m, and upsample those of 10 m. Call "
+                f'superresolve(model="{name}").'
+            )
     chosen: dict[str, tuple[str, ...]] = {}
     for band in wanted:
         native = BANDS[band].native
-        name = by_native.get(f"{native}m")
-        makes = get_spec(name).output.names if name else ()
-        if band not in makes:
+        own = by_native.get(f"{native}m")
+        if own is None or band not in get_spec(own).output.names:
             if band != CIRRUS:
                 raise ModelError(
                     f"{model!r} has no network for {band}. Leave it out (bands=[...]), "
@@ -204,9 +209,8 @@ def for_upsampling(
                     f"model={by_native | {f'{native}m': f'bicubic-{native}m'}}.",
                     band=band,
                 )
-            name = "bicubic-60m"
-        assert name is not None
-        chosen[name] = (*chosen.get(name, ()), band)
+            own = "bicubic-60m"
+        chosen[own] = (*chosen.get(own, ()), band)
     return chosen
 
 

@@ -10,10 +10,14 @@
     steps = 3000
     seed = 1
 
-`recipe` is one of `RECIPES`. `settings` are the fields of its dataclass, or of its
-`Plan`; what is left out is what the shipped weights of the library were made with. A
+`recipe` is one of `RECIPES`. `settings` are the fields of its dataclass, and of its
+`Plan` where it has one; `DEFAULTS` tells what stands for those that are left out. A
 checkpoint and a log lie beside `out` while it is made: run it again after a kill, and
 it goes on with the same losses.
+
+Patches are read from the scenes as they are needed, and refused where they are cloudy
+(`s2sr_xr.train.patches`). ``csr`` and ``rec`` read the 10 m bands of their scenes
+whole, 2 GB of a full tile, and take clouds for ground.
 
 The recipes of 5 m learn from finer images too. Simulated scenes have theirs, an index
 of Sen2Venus (``"sen2venus/index.csv"``) may stand among `scenes`, and `finer` names
@@ -38,23 +42,24 @@ import tomllib
 from dataclasses import dataclass, fields, replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
-from s2sr_xr.errors import MissingBandError, ModelError, S2SRError, StoreError
+from s2sr_xr.errors import GridError, MissingBandError, ModelError, StoreError
 from s2sr_xr.jobs import open_any
 from s2sr_xr.models import files
 from s2sr_xr.models.catalogue import published
 from s2sr_xr.models.registry import is_path, load_model
+from s2sr_xr.train.kinds import check_kind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import torch
     import xarray as xr
     from torch import nn
 
     from s2sr_xr.models.spec import ModelSpec
-    from s2sr_xr.train.pairs import Pair
+    from s2sr_xr.train.scenes import Source
 
     Steps = Iterator[tuple[int, float, nn.Module]]
 
@@ -74,8 +79,10 @@ RECIPES: Mapping[str, str] = {
 
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "dsen2-20m": {"steps": 5000},
-    "dsen2-60m": {"steps": 1500, "side": 7, "edge": 12},
-    "csr": {"steps": 1200, "lr": 2e-3, "side": 96, "batch": 4, "task": "supervised"},
+    "dsen2-60m": {"steps": 1500, "side": 7, "edge": 12}
+    | {"lr": 1e-3, "optimiser": "muon"},
+    "csr": {"steps": 1200, "lr": 2e-3, "side": 96, "batch": 4, "task": "supervised"}
+    | {"sensor": {"phase": 0.5}},
     "rec": {"steps": 5000, "lr": 2e-3, "side": 32, "batch": 12, "task": "supervised"}
     | {"optimiser": "muon", "sensor": {"phase": 0.5, "apart": 1.0}},
     "restoration": {"steps": 2700, "lr": 1e-3, "odd": 0.25},
@@ -83,9 +90,9 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "evoland-gan": {"steps": 4000, "lr": 1e-4, "side": 32, "first": "carn-s"},
     "pairs": {"steps": 1500, "lr": 3e-4, "side": 32, "first": "carn-s"},
 }
-"""Settings of the shipped weights, of the first stage where there were several (cards
-tell all); of the last three, which none were made with, those that were published, for
-fewer steps."""
+"""Settings of the shipped weights, of one stage where there were several: the last of
+`csr`, the first of others (cards tell all). Of the last three, which none were made
+with, those that were published, for fewer steps."""
 
 UNTOLD: Mapping[str, Mapping[str, Any]] = {
     "csr": {"task": "anchor"},
@@ -178,19 +185,27 @@ def read_training(path: Path) -> Training:
             f"{path.name} has {', '.join(sorted(told)) or 'nothing'}; a recipe has "
             f"{', '.join(sorted(known))}."
         )
-    if told["recipe"] not in RECIPES:
+    if told["recipe"] not in [*RECIPES]:
         raise ModelError(
             f"recipe = {told['recipe']!r} is not one of {', '.join(RECIPES)}."
         )
-    scenes = told["scenes"]
-    if not isinstance(scenes, list) or not scenes:
-        raise ModelError(
-            f"scenes = {scenes!r} names none; list STAC items or products."
-        )
-    out = (path.parent / told["out"]).expanduser()
+    if not told["scenes"]:
+        raise ModelError("scenes = [] names none; list STAC items or products.")
+    kinds = {"out": str, "settings": dict[str, Any], "finer": tuple[Any, ...]}
+    kinds |= dict.fromkeys(("scenes", "held"), tuple[str, ...])
+    for name, kind in kinds.items():
+        check_kind(name, told.get(name, kind()), kind)
+    scenes, out = told["scenes"], told["out"]
+    out = (path.parent / out).expanduser()
     if out.suffix != ".safetensors" or out.exists():
         raise StoreError(
             f"The weights would go to {out}, which exists or is no .safetensors file.",
+            store=str(out),
+        )
+    if not out.parent.is_dir():
+        raise StoreError(
+            f"The weights would go to {out}, and there is no folder {out.parent}. Make "
+            "it first.",
             store=str(out),
         )
     settings = dict(told.get("settings", {}))
@@ -298,8 +313,10 @@ def _recipe(job: Training) -> Any:  # noqa: ANN401 - a dataclass each
     untold = UNTOLD[job.recipe] if overlaps else {}
     settings = {**DEFAULTS[job.recipe], **untold, **job.settings}
     if job.recipe.startswith("dsen2"):
-        # `project` is no setting: weights are loaded into the network as published.
-        return _made(dsen2.Recipe, settings, spec=job.spec, project=None)
+        # What it is made of is no setting: weights are loaded into the published one.
+        built = ("features", "blocks", "guide", "project")
+        own = {f.name: f.default for f in fields(dsen2.Recipe) if f.name in built}
+        return _made(dsen2.Recipe, settings, spec=job.spec, **own)
     if job.recipe in FIVE:
         return _of_five(job.recipe, settings)
     kind = csr.Recipe if job.recipe == "csr" else rec.Recipe
@@ -317,12 +334,15 @@ def _recipe(job: Training) -> Any:  # noqa: ANN401 - a dataclass each
         known = DEFAULTS[job.recipe].get("sensor", {})
         told = rest["sensor"]
         rest["sensor"] = _made(Sensor, known | told if isinstance(told, dict) else told)
+    if job.recipe == "rec":
+        return _made(kind, rest, plan=plan, bands=R10)
     return _made(kind, rest, plan=plan)
 
 
 def _made(kind: Any, settings: Mapping[str, Any], **given: Any) -> Any:  # noqa: ANN401
     if not isinstance(settings, dict):
         raise ModelError(f"{settings!r} is no table of settings, such as {{steps = 9}}")
+    hints = get_type_hints(kind)
     known = {f.name for f in fields(kind)} - set(given)
     if strange := sorted(set(settings) - known):
         more = ", and those of a plan" if "plan" in given else ""
@@ -330,6 +350,8 @@ def _made(kind: Any, settings: Mapping[str, Any], **given: Any) -> Any:  # noqa:
             f"{', '.join(strange)}: no such setting; there are "
             f"{', '.join(sorted(known))}{more}."
         )
+    for name, value in settings.items():
+        check_kind(name, value, hints[name])
     try:
         return kind(**settings, **given)
     except TypeError as error:
@@ -391,8 +413,32 @@ def _five(
         options["best"] = Best(job.best, facts, spec.name)
     network = five_metres.begun(build, recipe)
     steps = five_metres.train(recipe, network, scenes, **options)
-    fill = five_metres.means(recipe, spec, scenes)
+    fill = _means(recipe, spec, scenes.inputs, side=recipe.side)
     return ((s.step, s.loss, s.network) for s in steps), fill, levels
+
+
+def _means(
+    recipe: Any,  # noqa: ANN401 - of several
+    spec: ModelSpec,
+    scenes: Sequence[Source],
+    *,
+    side: int,
+) -> dict[str, float]:
+    """Return the mean reflectance of each band over some patches, not brightened."""
+    from s2sr_xr.train.augment import Augment
+    from s2sr_xr.train.patches import Rules, Sampler
+
+    sampler = Sampler(
+        scenes,
+        side=side,
+        batch=8,
+        seed=recipe.plan.seed,
+        rules=Rules(cloud=recipe.cloud, flat=recipe.flat),
+        augment=Augment(gain=(1, 1)),
+        threads=0,
+    )
+    found = [float(band.mean()) for group in sampler(0) for band in group.unbind(1)]
+    return dict(zip(spec.bands, found, strict=True))
 
 
 def _scenes(job: Training, spec: ModelSpec) -> tuple[Any, tuple[str, ...]]:
@@ -413,7 +459,8 @@ def _scenes(job: Training, spec: ModelSpec) -> tuple[Any, tuple[str, ...]]:
         levels.add(str(tree.attrs.get("level", "")))
         if image is not None and image.path:
             raster = open_finer(image.path, bands=image.bands, scale=image.scale)
-            finer.append(beside(tree, spec, place, raster))
+            name = f"{place} beside {image.path}"
+            finer.append(beside(tree, spec, name, raster))
         elif (truth := _simulated(place)) is not None:
             group = BandGroup(names=spec.output.names, per_cell=spec.output.per_cell)
             finer.append(source(tree, spec, place, truth=(truth, group)))
@@ -446,26 +493,21 @@ def _steps(
 
     from s2sr_xr.train import csr, dsen2, rec
     from s2sr_xr.train.l1b import to_counts
-    from s2sr_xr.train.pairs import reduced_pairs
     from s2sr_xr.train.published import l1bsr
+    from s2sr_xr.train.scenes import source
 
     overlaps = job.overlaps
     scenes = () if overlaps else job.scenes
-    trees = [(s, open_any(s, chunks=2196)) for s in scenes]
+    trees = [(s, open_any(s, chunks=CHUNKS)) for s in scenes]
     levels = tuple(sorted({str(t.attrs.get("level", "")) for _, t in trees} - {""}))
     recipe, (spec, build) = _recipe(job), _network(job.recipe)
+    options: dict[str, Any] = {"names": job.scenes, **beside}
     if job.recipe.startswith("dsen2"):
-        found = (_named(name, reduced_pairs, tree, spec, name) for name, tree in trees)
-        pairs = [pair for pairs in found for pair in pairs]
-        fill = {
-            band: float(torch.stack([p.images[n][c].nanmean() for p in pairs]).mean())
-            for n, group in enumerate(spec.inputs)
-            for c, band in enumerate(group.names)
-        }
-        made = dsen2.fit(
-            recipe, pairs, checkpoint=beside["checkpoint"], log=beside["log"]
-        )
-        return made, fill, levels
+        sources = [source(tree, spec, name) for name, tree in trees]
+        side = recipe.side * spec.output.per_cell
+        fill = _means(recipe, spec, sources, side=side)
+        draw = dsen2.one_scale_below(recipe, sources)
+        return dsen2.fit(recipe, draw, **options), fill, levels
     images: Any
     if overlaps:
         sizes = {"side": recipe.side, "batch": recipe.batch, "seed": recipe.plan.seed}
@@ -474,27 +516,21 @@ def _steps(
     else:
         images = [_ten(name, tree) for name, tree in trees]
         counts = [to_counts(i.flatten(1).nanmean(1)) for i in images]
-        means = torch.stack(counts).mean(0)
+        means = torch.stack(counts).nanmean(0)
+        if gone := [b for b, m in zip(R10, means, strict=True) if not m.isfinite()]:
+            raise GridError(
+                f"No pixel of {', '.join(gone)} is there in {', '.join(job.scenes)}."
+            )
     fill = dict(zip(R10, map(float, means), strict=True))
     torch.manual_seed(recipe.plan.seed)
     network: Any = build().train()
     if job.recipe == "csr":
-        steps = csr.train(recipe, network, images, **beside)
+        steps = csr.train(recipe, network, images, **options)
     else:
         flows = load_model("csr-s")
         network = rec.begun(network, flows, phase=recipe.sensor.phase)
-        steps = rec.train(recipe, network, images, csr=flows, **beside)
+        steps = rec.train(recipe, network, images, csr=flows, **options)
     return ((s.step, s.loss, s.network) for s in steps), fill, levels
-
-
-def _named(scene: str, make: Callable[..., list[Pair]], *given: Any) -> list[Pair]:  # noqa: ANN401
-    """Return what is made of a scene; an error names it."""
-    try:
-        return make(*given)
-    except S2SRError as error:
-        if scene in str(error):
-            raise
-        raise type(error)(f"{scene}: {error}", scene=scene) from error
 
 
 def _ten(name: str, tree: xr.DataTree) -> torch.Tensor:

@@ -315,7 +315,7 @@ def psnr_gain(scores: Scores, baseline: Scores, *, native: int | None = None) ->
         gains = [
             20 * np.log10(np.float64(base.rmse) / row.rmse)
             for row, base in zip(scores.bands, baseline.bands, strict=True)
-            if native in (None, row.native)
+            if native in (None, row.native) and np.isfinite(base.rmse)
         ]
     return float(np.mean(gains)) if gains else float("nan")
 
@@ -358,6 +358,7 @@ def _check_task(name: str, task: Task) -> None:
                 f"{name} brings {' and '.join(known)} bands to 10 m, not {task} ones. "
                 f'Judge it with task="{next(iter(known))}".'
             )
+        for_upsampling(name, ())
         return
     spec = get_spec(name)
     if spec.resolution != 5 or spec.units != "1":

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import rasterio
 import rioxarray  # noqa: F401 - registers .rio
 import torch
 import xarray as xr
@@ -202,8 +203,23 @@ def test_a_raster_is_read_as_reflectance_by_its_names(tmp_path):
         open_finer(path, bands=["blue"], scale=1e-4)
     with pytest.raises(MissingBandError, match="haze is no name of a Sentinel-2 band"):
         open_finer(path, bands=["haze", *names[1:]], scale=1e-4)
+    with pytest.raises(MissingBandError, match="B02 stands twice"):
+        open_finer(path, bands=["B02", "blue", *names[2:]], scale=1e-4)
     with pytest.raises(ReadError, match=r"nowhere\.tif cannot be read"):
         open_finer(tmp_path / "nowhere.tif")
+
+
+def test_a_scale_that_is_given_stands_in_for_that_of_the_file(tmp_path):
+    path = tmp_path / "scaled.tif"
+    profile = {"width": 2, "height": 2, "count": 1, "dtype": "uint16"}
+    transform = rasterio.Affine(5, 0, 0, 0, -5, 0)
+    with rasterio.open(path, "w", **profile, transform=transform) as file:
+        file.write(np.full((1, 2, 2), 2000, np.uint16))
+        file.scales = (1e-4,)
+    for scale, worth in ((None, 0.2), (1e-4, 0.2), (1e-3, 2.0)):
+        found = open_finer(path, bands=["B02"], scale=scale).B02
+        assert found.dtype == np.float32
+        assert found.to_numpy() == pytest.approx(worth)
 
 
 # Simulated scenes

@@ -9,6 +9,7 @@ from worlds import tree
 
 import s2sr_xr
 from s2sr_xr.bands import BANDS
+from s2sr_xr.models import files
 from s2sr_xr.models.files import read_header
 from s2sr_xr.train.finetune import _parted
 from s2sr_xr.train.pairs import reduced_pair, reduced_pairs
@@ -123,6 +124,30 @@ def test_weights_are_not_written_over(scene, tmp_path):
     with pytest.raises(s2sr_xr.StoreError, match=r"exists or is no \.safetensors"):
         scene.s2sr.finetune("dsen2-s-20m", steps=1, out=out)
     assert out.read_text() == "precious"
+
+
+def test_a_folder_that_is_not_there_is_said_before_a_step(scene, tmp_path):
+    out = tmp_path / "no" / "mine.safetensors"
+    with pytest.raises(s2sr_xr.StoreError, match=r"there is no folder .*Make it first"):
+        scene.s2sr.finetune("dsen2-s-20m", steps=10**9, out=out)
+
+
+@pytest.mark.filterwarnings("ignore:After 1 steps")
+def test_a_full_disk_is_said(scene, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files, "save", full)
+    with pytest.raises(s2sr_xr.StoreError, match=r"mine\.safetensors: .*No space left"):
+        scene.s2sr.finetune("dsen2-s-20m", steps=1, out=tmp_path / "mine.safetensors")
+
+
+@pytest.mark.filterwarnings("ignore:After 1 steps")
+def test_weights_at_home_go_on_learning(scene, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    scene.s2sr.finetune("dsen2-s-20m", steps=1, out="~/a.safetensors")
+    scene.s2sr.finetune("~/a.safetensors", steps=1, out="~/b.safetensors")
+    assert (tmp_path / "b.safetensors").exists()
 
 
 def test_a_missing_band_is_named(tmp_path):

@@ -5,9 +5,11 @@ import pytest
 import torch
 
 import s2sr_xr
+from s2sr_xr.degrade import reduce_scale
 from s2sr_xr.train import dsen2, losses
 from s2sr_xr.train.augment import Augment, augmented
 from s2sr_xr.train.pairs import estranged, reduced_pair, reduced_pairs
+from s2sr_xr.train.scenes import source
 
 SPEC = s2sr_xr.get_spec("dsen2-s-20m")
 
@@ -72,6 +74,31 @@ def test_the_relative_loss_of_bicubic_is_one_less_the_noise(scene):
     )
     assert 0.7 < loss < 1
     assert 0.99 < brighter < 1
+
+
+def test_patches_are_degraded_as_whole_scenes_are(scene):
+    recipe = dsen2.Recipe(spec=SPEC, side=12, edge=2, batch=4, mixed=0, strangers=0)
+    draw = dsen2.one_scale_below(recipe, [source(scene, SPEC, "A")], threads=0)
+    images, target = draw(3)
+    assert [i.shape for i in images] == [(4, 4, 24, 24), (4, 6, 12, 12)]
+    assert target.shape == (4, 6, 24, 24)
+    again = dsen2.one_scale_below(recipe, [source(scene, SPEC, "A")], threads=0)(3)
+    assert torch.equal(again[1], target)
+    # What a patch cannot see beyond its edge is within what the loss leaves out.
+    for image, native in zip(images, (None, target), strict=True):
+        if native is not None:
+            inner = reduce_scale(native, 2)
+            assert torch.equal(image, inner)
+        assert torch.isfinite(image).all()
+    mean = images[1].mean((2, 3)) / target.mean((2, 3))
+    assert mean == pytest.approx(torch.ones_like(mean).numpy(), abs=0.02)
+
+
+def test_cloudy_scenes_are_refused_one_scale_below(scene):
+    bright = scene.map_over_datasets(lambda ds: ds * 0 + 0.8 if "x" in ds else ds)
+    recipe = dsen2.Recipe(spec=SPEC, side=12, edge=2)
+    with pytest.raises(s2sr_xr.GridError, match="is cloudy"):
+        dsen2.one_scale_below(recipe, [source(bright, SPEC, "A")], threads=0)(0)
 
 
 def test_an_edge_that_leaves_nothing_is_refused():

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+import math
+from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pystac
 import pytest
+import rasterio
 import rioxarray  # noqa: F401 - registers .rio
 import torch
 from test_published import first as sen2venus_1
@@ -22,9 +25,10 @@ from s2sr_xr.models.catalogue import EVOLAND
 from s2sr_xr.recipes import RECIPES, _recipe, read_training, train
 from s2sr_xr.simulate import finer_truth
 from s2sr_xr.train.dsen2 import first_network
+from s2sr_xr.train.fit import fit
 
 SMALL = {
-    "dsen2-20m": "steps = 3\nbatch = 2\nside = 12\nfeatures = 64",
+    "dsen2-20m": "steps = 3\nbatch = 2\nside = 12",
     "dsen2-60m": "steps = 3\nbatch = 2\nside = 4\nedge = 4",
     "csr": "steps = 3\nbatch = 2\nside = 64",
     "rec": "steps = 3\nbatch = 2\nside = 16",
@@ -42,6 +46,13 @@ SMALL = {
 def scene(tmp_path_factory):
     item = s2sr_xr.simulate_scene(tmp_path_factory.mktemp("world"), size=360)
     return item.get_self_href()
+
+
+def stop_after(count, steps):
+    """Make some steps, of which the last leaves no checkpoint."""
+    for _ in range(count):
+        next(steps)
+    steps.close()
 
 
 def toml(value):
@@ -118,8 +129,81 @@ def test_what_learns_is_the_network_that_weights_are_loaded_into(
     loads = s2sr_xr.load_model(RECIPES[recipe])
     assert repr(learns.project) == repr(loads.project).replace("valid", "same")
     assert (learns.project is None) == (recipe == "dsen2-60m")
-    with pytest.raises(s2sr_xr.ModelError, match="project: no such setting"):
-        _recipe(replace(job, settings={"project": 0.2}))
+    assert {k: v.shape for k, v in learns.state_dict().items()} == {
+        k: v.shape for k, v in loads.state_dict().items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("recipe", "setting"),
+    [
+        ("dsen2-20m", "project = 0.2"),
+        ("dsen2-20m", "features = 32"),
+        ("dsen2-20m", "blocks = 2"),
+        ("dsen2-20m", "guide = false"),
+        ("rec", 'bands = ["B02", "B03"]'),
+    ],
+)
+def test_what_a_network_is_made_of_is_no_setting(recipe, setting, scene, tmp_path):
+    name = setting.partition(" ")[0]
+    with pytest.raises(s2sr_xr.ModelError, match=f"{name}: no such setting"):
+        read_training(write(tmp_path, scene, recipe, setting))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "stage"), [("dsen2-20m", 0), ("dsen2-60m", 0), ("csr", None)]
+)
+def test_what_is_left_out_is_as_the_card_says(recipe, stage, scene, tmp_path):
+    own = _recipe(read_training(write(tmp_path, scene, recipe, "seed = 0")))
+    told = json.loads(json.dumps(asdict(own)))
+    card = Path(s2sr_xr.__file__).parent / f"models/weights/{RECIPES[recipe]}.json"
+    theirs = json.loads(card.read_text())["recipe"]
+    theirs = theirs if stage is None else theirs["stages"][stage]
+    assert theirs | {k: v for k, v in told.items() if k in theirs} == theirs
+
+
+def test_scenes_without_a_band_are_refused_before_a_step(scene, tmp_path):
+    item = pystac.Item.from_file(scene)
+    for asset in item.assets.values():
+        asset.href = asset.get_absolute_href()
+    with rasterio.open(item.assets["B03"].href) as whole:
+        profile, nothing = whole.profile, np.zeros_like(whole.read())
+    item.assets["B03"].href = str(tmp_path / "B03.tif")
+    with rasterio.open(item.assets["B03"].href, "w", **profile) as file:
+        file.write(nothing)
+    item.save_object(dest_href=str(tmp_path / "empty.json"))
+    for recipe, error in (("csr", "No pixel of B03"), ("dsen2-20m", "misses pixels")):
+        job = read_training(write(tmp_path, "empty.json", recipe, SMALL[recipe]))
+        with pytest.raises(s2sr_xr.GridError, match=error):
+            next(train(job))
+        both = [str(scene), "empty.json"]
+        path = write(tmp_path, "", recipe, SMALL[recipe], scenes=both)
+        assert len(list(train(read_training(path)))) == 3
+        spec = s2sr_xr.get_spec(tmp_path / "mine.safetensors")
+        assert all(map(math.isfinite, spec.fill.values()))
+        (tmp_path / "mine.safetensors").unlink()
+
+
+@pytest.mark.parametrize("recipe", ["dsen2-20m", "csr", "rec"])
+def test_the_checkpoint_of_other_scenes_is_refused(
+    recipe, scene, real, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(fit.__kwdefaults__, "every", 1)
+    stop_after(2, train(read_training(write(tmp_path, scene, recipe, SMALL[recipe]))))
+    assert (tmp_path / "mine.checkpoint").exists()
+    job = read_training(write(tmp_path, real, recipe, SMALL[recipe]))
+    with pytest.raises(s2sr_xr.ModelError, match=r"another recipe: scenes was .*real"):
+        next(train(job))
+
+
+def test_the_checkpoint_of_another_finer_image_is_refused(scene, real, tmp_path):
+    settings = "save_every = 1\n" + SMALL["pairs"]
+    one, other = (
+        finer_image(scene, tmp_path / f"{name}.tif", ["B02", "B03"]) for name in "ab"
+    )
+    stop_after(2, train(paired(tmp_path, real, "pairs", one, settings)))
+    with pytest.raises(s2sr_xr.ModelError, match=r"another recipe: .*b\.tif"):
+        next(train(paired(tmp_path, real, "pairs", other, settings)))
 
 
 def test_the_same_file_makes_the_same_weights(scene, tmp_path):
@@ -143,6 +227,46 @@ def test_the_same_file_makes_the_same_weights(scene, tmp_path):
         ({}, "steps = 0", s2sr_xr.ModelError, "steps is 1 or more"),
         ({}, "[", s2sr_xr.ModelError, "is no recipe"),
         ({"out": "mine.pt"}, "", s2sr_xr.StoreError, r"is no \.safetensors file"),
+        (
+            {"out": "no/mine.safetensors"},
+            "",
+            s2sr_xr.StoreError,
+            r"no folder .*Make it first",
+        ),
+        ({"out": 5}, "", s2sr_xr.ModelError, "out = 5 is not of the kind str"),
+        ({"scenes": [5]}, "", s2sr_xr.ModelError, r"scenes = \[5\] is not of the kind"),
+        ({"recipe": ["csr"]}, "", s2sr_xr.ModelError, "is not one of dsen2-20m"),
+        ({"recipe": "evoland-gan", "held": 5}, "", s2sr_xr.ModelError, "held = 5 is"),
+        ({}, 'steps = "many"', s2sr_xr.ModelError, "steps = 'many' is not of the kind"),
+        ({}, "side = -4", s2sr_xr.ModelError, "side is a multiple of 16 pixels"),
+        ({"recipe": "dsen2-20m"}, "steps = 2.5", s2sr_xr.ModelError, "2.5 is not of"),
+        ({"recipe": "dsen2-20m"}, "lr = -1", s2sr_xr.ModelError, "lr is above 0"),
+        ({"recipe": "dsen2-20m"}, "batch = 0", s2sr_xr.ModelError, "batch and side"),
+        ({"recipe": "dsen2-20m"}, "mixed = 2", s2sr_xr.ModelError, "mixed is a share"),
+        (
+            {"recipe": "evoland-gan"},
+            "choice = {every = 0}",
+            s2sr_xr.GridError,
+            "every of choice is 1 or more",
+        ),
+        (
+            {"recipe": "evoland-gan"},
+            "bands = [0, 12]",
+            s2sr_xr.ModelError,
+            "bands are some of 0 to 9",
+        ),
+        (
+            {"recipe": "restoration"},
+            "gain = [1.0]",
+            s2sr_xr.ModelError,
+            r"gain = \[1.0\] is not of the kind tuple",
+        ),
+        (
+            {"recipe": "restoration"},
+            "threads = -1",
+            s2sr_xr.GridError,
+            "threads are 0 or more",
+        ),
         (
             {"recipe": "rec"},
             'optimiser = "sgd"',
@@ -184,7 +308,7 @@ def test_what_is_no_recipe_is_refused(change, settings, error, match, scene, tmp
         ({"held": ["a.json"]}, "", s2sr_xr.ModelError, "pairs chooses no checkpoint"),
         ({}, "side = 20", s2sr_xr.GridError, "side is a multiple of 8 cells, 16 or"),
         ({}, "bands = [1]", s2sr_xr.ModelError, "bands: no such setting; there are"),
-        ({}, 'side = "x"', s2sr_xr.ModelError, "do not fit"),
+        ({}, 'side = "x"', s2sr_xr.ModelError, "side = 'x' is not of the kind int"),
         ({}, "restoration = 3", s2sr_xr.ModelError, "3 is no table of settings"),
         (
             {"recipe": "evoland-pretrain"},
@@ -273,7 +397,7 @@ def test_bands_that_a_finer_image_lacks_are_named(
 ):
     image = finer_image(scene, tmp_path / "planet.tif", bands)
     job = paired(tmp_path, real, recipe, image, SMALL[recipe])
-    with pytest.raises(s2sr_xr.MissingBandError, match=rf"real\.json: .*{said}"):
+    with pytest.raises(s2sr_xr.MissingBandError, match=rf"planet\.tif: .*{said}"):
         next(train(job))
 
 
@@ -327,9 +451,7 @@ def test_a_stopped_training_goes_on_with_the_same_losses(recipe, scene, tmp_path
 def test_the_checkpoint_of_another_recipe_is_refused(scene, tmp_path):
     settings = "save_every = 1\n" + SMALL["restoration"]
     path = write(tmp_path, scene, "restoration", settings)
-    stopped = train(read_training(path))
-    next(stopped)
-    stopped.close()
+    stop_after(2, train(read_training(path)))
     for recipe in ("pairs", "csr"):
         path = write(tmp_path, scene, recipe, SMALL[recipe])
         with pytest.raises(
@@ -339,8 +461,7 @@ def test_the_checkpoint_of_another_recipe_is_refused(scene, tmp_path):
 
 
 def test_a_full_disk_at_the_end_costs_no_training(scene, tmp_path):
-    settings = SMALL["dsen2-20m"].replace("features = 64", "features = 16\nblocks = 1")
-    job = read_training(write(tmp_path, scene, "dsen2-20m", settings))
+    job = read_training(write(tmp_path, scene, "dsen2-20m", SMALL["dsen2-20m"]))
     steps = train(job)
     losses = [next(steps)[1] for _ in range(3)]
     # A folder where the weights would go: they cannot be put there.

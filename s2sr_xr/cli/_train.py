@@ -21,9 +21,10 @@ def train(
     from s2sr_xr.recipes import train as steps
 
     training = read_training(recipe)
-    begun, recent = time.monotonic(), 0.0
+    begun = time.monotonic()
+    recent: float | None = None
     for step, loss, _ in steps(training):
-        recent = loss if step == 0 else 0.98 * recent + 0.02 * loss
+        recent = loss if recent is None else 0.98 * recent + 0.02 * loss
         if (step + 1) % 100 == 0:
             seconds = time.monotonic() - begun
             typer.echo(f"step {step + 1}  loss {recent:.5f}  {seconds:.0f} s")

@@ -50,7 +50,8 @@ class Recipe:
     """What is learnt from: consistency, or the flows of the simulation."""
 
     plan: Plan = field(default_factory=lambda: Plan(steps=200_000, lr=5e-5))
-    """How long and how fast; the paper's is the default, with batches of 64."""
+    """How long and how fast: the paper's steps and step size, which it keeps all the
+    time, with batches of 64."""
 
     sensor: Sensor = field(default_factory=Sensor)
     """Who looks."""
@@ -64,6 +65,11 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.task not in get_args(Task):
             raise ModelError(f"task is anchor or supervised; got {self.task!r}.")
+        if self.side < 16 or self.side % 16 or self.batch < 1:
+            raise ModelError(
+                "side is a multiple of 16 pixels, 16 or more, and batch 1 or more; got "
+                f"{self.side} and {self.batch}."
+            )
 
 
 def train(
@@ -71,6 +77,7 @@ def train(
     network: nn.Module,
     images: Sequence[torch.Tensor] | Callable[[int], Views],
     *,
+    names: Sequence[str] = (),
     checkpoint: Path | None = None,
     log: Path | None = None,
 ) -> Iterator[Step]:
@@ -85,6 +92,8 @@ def train(
     images
         Reflectance (4, H, W): B02, B03, B04, B08, aligned; NaN where missing. Or a
         function from step to `Views`, such as real overlaps, which have no maps.
+    names
+        Of the images, or of what the function reads: a checkpoint of others is refused.
     checkpoint, log
         As in `fit`, which says what else may be raised.
 
@@ -96,7 +105,7 @@ def train(
     draw = images if callable(images) else simulated(recipe, images)
     loss = anchor_loss if recipe.task == "anchor" else flow_loss
     shapes = None if callable(images) else [list(image.shape) for image in images]
-    facts = asdict(recipe) | {"images": shapes}
+    facts = asdict(recipe) | {"images": shapes, "scenes": list(names)}
     return fit(
         network, draw, loss, recipe.plan, checkpoint=checkpoint, log=log, facts=facts
     )

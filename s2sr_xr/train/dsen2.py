@@ -3,7 +3,8 @@
 Run from Python, with any scenes::
 
     recipe = Recipe(spec=s2sr_xr.get_spec("dsen2-s-20m"))
-    for step, loss, network in fit(recipe, pairs):
+    scenes = [source(tree, recipe.spec, "A")]
+    for step, loss, network in fit(recipe, one_scale_below(recipe, scenes)):
         ...
 
 References
@@ -21,23 +22,34 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 import torch
 from torch.nn import functional as F  # noqa: N812
 
+from s2sr_xr.degrade import reduce_scale
 from s2sr_xr.errors import GridError, ModelError
 from s2sr_xr.models.catalogue import PROJECT
 from s2sr_xr.models.dsen2 import DSen2
+from s2sr_xr.models.spec import ModelSpec  # noqa: TC001 - recipes read the fields' types
 from s2sr_xr.train.augment import Augment
 from s2sr_xr.train.fit import Plan
 from s2sr_xr.train.fit import fit as train
 from s2sr_xr.train.losses import bicubic, over_bicubic
 from s2sr_xr.train.muon import optimiser_of
 from s2sr_xr.train.pairs import Pair, estranged, patches
+from s2sr_xr.train.patches import Rules, Sampler
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from s2sr_xr.models.spec import ModelSpec
+    from s2sr_xr.train.scenes import Source
 
-__all__ = ["Recipe", "drawn", "first_network", "fit", "l1_inside", "ratio_to_bicubic"]
+__all__ = [
+    "Recipe",
+    "drawn",
+    "first_network",
+    "fit",
+    "l1_inside",
+    "one_scale_below",
+    "ratio_to_bicubic",
+]
 
 Batch: TypeAlias = tuple[tuple[torch.Tensor, ...], torch.Tensor]
 
@@ -90,6 +102,12 @@ class Recipe:
     mixed: float = 0.3
     """Share of patches whose bands are mixtures (`Augment.mixed`)."""
 
+    cloud: float = 0.25
+    """Largest share of cloud in a patch of `one_scale_below`."""
+
+    flat: float = 0.0
+    """Least spread of such a patch, in reflectance."""
+
     strangers: float = 0.05
     """Share of patches whose fine bands show other ground (`estranged`)."""
 
@@ -103,6 +121,15 @@ class Recipe:
         if self.loss not in LOSSES:
             raise ModelError(f"loss is {' or '.join(LOSSES)}; got {self.loss!r}.")
         optimiser_of(self.optimiser)
+        if min(self.features, self.blocks, self.batch, self.side) < 1:
+            raise ModelError(
+                "features, blocks, batch and side are 1 or more; got "
+                f"{self.features}, {self.blocks}, {self.batch} and {self.side}."
+            )
+        for name in ("mixed", "strangers"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ModelError(f"{name} is a share; got {getattr(self, name)!r}.")
+        assert self.plan  # checked as it is made
         pixels = self.side * self.spec.output.per_cell
         if not 0 <= 2 * self.edge < pixels:
             raise GridError(
@@ -110,20 +137,29 @@ class Recipe:
                 f"{pixels} pixels; take a larger side or a smaller edge."
             )
 
+    @property
+    def plan(self) -> Plan:
+        """How long and how fast."""
+        return Plan(steps=self.steps, lr=self.lr, ema=self.ema, seed=self.seed)
+
 
 def fit(
     recipe: Recipe,
-    pairs: list[Pair],
+    pairs: list[Pair] | Callable[[int], Batch],
     *,
     first: DSen2 | None = None,
+    names: Sequence[str] = (),
     checkpoint: Path | None = None,
     log: Path | None = None,
 ) -> Iterator[tuple[int, float, DSen2]]:
     """Yield step, loss and the averaged network after each step.
 
     The network that is yielded is one object that goes on changing; copy it to keep
-    it. It begins from `first`, which is changed, or from `first_network`. `checkpoint`
-    and `log` are those of `s2sr_xr.train.fit.fit`, which says what else may be raised.
+    it. It begins from `first`, which is changed, or from `first_network`, and learns
+    from pairs that are in memory, or from batches by step, such as `one_scale_below`.
+    `names` are those of what batches are taken from: a checkpoint of others is refused.
+    `checkpoint` and `log` are those of `s2sr_xr.train.fit.fit`, which says what else
+    may be raised.
 
     Raises
     ------
@@ -132,17 +168,19 @@ def fit(
     FloatingPointError
         The loss is not finite; the message names the step.
     """
-    plan = Plan(steps=recipe.steps, lr=recipe.lr, ema=recipe.ema, seed=recipe.seed)
-
+    if callable(pairs):
+        draw = pairs
+    else:
+        draw, names = partial(drawn, recipe, pairs), [p.name for p in pairs]
     for made in train(
         first or first_network(recipe),
-        partial(drawn, recipe, pairs),
+        draw,
         partial(LOSSES[recipe.loss], edge=recipe.edge),
-        plan,
+        recipe.plan,
         checkpoint=checkpoint,
         log=log,
         optimiser=optimiser_of(recipe.optimiser),
-        facts=asdict(recipe) | {"scenes": [p.name for p in pairs]},
+        facts=asdict(recipe) | {"scenes": list(names)},
     ):
         yield made.step, made.loss, cast("DSen2", made.network)
 
@@ -165,6 +203,36 @@ def drawn(
     )
     fine = estranged(images[0], recipe.strangers, (recipe.seed, step))
     return (fine, *images[1:]), target
+
+
+def one_scale_below(
+    recipe: Recipe, scenes: Sequence[Source], *, threads: int = 1
+) -> Callable[[int], Batch]:
+    """Return step -> batch, of patches that are read from scenes as they are needed.
+
+    All bands of a patch are degraded by the factor of the task; its native coarse bands
+    are what the network should make of that (Lanaras et al., section 4.1). Any number
+    of scenes of any size fits in memory (`s2sr_xr.train.patches.Sampler`, which says
+    what is raised).
+    """
+    factor = recipe.spec.output.per_cell
+    taken = Sampler(
+        scenes,
+        side=recipe.side * factor,
+        batch=recipe.batch,
+        seed=recipe.seed,
+        rules=Rules(cloud=recipe.cloud, flat=recipe.flat),
+        augment=Augment(mixed=recipe.mixed),
+        threads=threads,
+    )
+
+    def draw(step: int) -> Batch:
+        native = taken(step)
+        fine, *coarse = (reduce_scale(stack, factor) for stack in native)
+        fine = estranged(fine, recipe.strangers, (recipe.seed, step))
+        return (fine, *coarse), native[-1]
+
+    return draw
 
 
 def first_network(recipe: Recipe) -> DSen2:

@@ -412,6 +412,12 @@ class Adversarial:
     smooth: float = 0.1
     """How far below 1 the discriminator is asked to rate real images."""
 
+    def __post_init__(self) -> None:
+        if not self.bands or not all(0 <= b < len(SPREAD) for b in self.bands):
+            raise ModelError(
+                f"bands are some of 0 to {len(SPREAD) - 1}; got {list(self.bands)}."
+            )
+
     def __call__(self, network: Network, batch: Batch) -> torch.Tensor:
         """Return the losses of both networks, added: they share no gradient."""
         faithful, made, example = self.pretraining.full(network, batch)

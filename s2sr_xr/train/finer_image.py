@@ -8,6 +8,7 @@ they are; others become the mean of what they cover, by area (GDAL's "average").
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,8 @@ def open_finer(
         What its bands are, by any name of a catalogue; empty: as its band descriptions
         say. One that is called ``""`` is left out.
     scale
-        Reflectance of one count, such as 1e-4 of PlanetScope; None: as the file says.
+        Reflectance of one count, such as 1e-4 of PlanetScope, whatever the file says;
+        None: as it says.
 
     Returns
     -------
@@ -57,7 +59,7 @@ def open_finer(
     ReadError
         There is no such file.
     MissingBandError
-        A band has no name that is known.
+        A band has no name that is known, or two have the same.
     RadiometryError
         It holds counts, and does not say what one is worth.
     """
@@ -65,11 +67,13 @@ def open_finer(
     from rasterio.errors import RasterioError
 
     try:
-        image: Any = rioxarray.open_rasterio(path, masked=True, mask_and_scale=True)
+        image: Any = rioxarray.open_rasterio(
+            path, masked=True, mask_and_scale=scale is None
+        )
     except (RasterioError, OSError) as error:
         raise ReadError(f"{path} cannot be read as a raster: {error}") from error
     if scale is not None:
-        image = image * np.float32(scale)
+        image = image.astype(np.float32) * np.float32(scale)
     elif np.dtype(image.encoding.get("rasterio_dtype", image.dtype)).kind in "iu":
         told = image.encoding.get("scale_factor", 1.0)
         if told == 1.0:
@@ -89,7 +93,12 @@ def open_finer(
             f"{path}: {', '.join(strange)} is no name of a Sentinel-2 band. Say which "
             'they are, and "" for what is none.'
         )
-    flat = image.drop_attrs().reset_coords(drop=True)
+    if twice := [band for band, n in Counter(known.values()).items() if n > 1]:
+        raise MissingBandError(
+            f"{path}: {', '.join(map(str, twice))} stands twice. Say which band it is, "
+            'and "" for the others.'
+        )
+    flat = image.astype(np.float32).drop_attrs().reset_coords(drop=True)
     flat = flat.assign_coords(spatial_ref=image["spatial_ref"])
     return flat.to_dataset(dim="band").rename(  # type: ignore[no-any-return]
         {image.band.values[i]: band for i, band in known.items()}

@@ -103,15 +103,22 @@ def finetune(
         The scene lacks a band, is too small for a patch one scale below, or misses
         pixels all over what is learnt from or held back.
     StoreError
-        `out` exists.
+        `out` exists, has no folder, or cannot be written.
     """
     name, spec = _one(model)
+    kind = files.read_header(Path(name)).kind if is_path(name) else spec.name
     place = Path(out) if out is not None else Path(f"{spec.name}-finetuned.safetensors")
     place = place.expanduser()
     if place.suffix != ".safetensors" or place.exists():
         raise StoreError(
             f"The weights would go to {place}, which exists or is no .safetensors "
             'file. Say out="NEW.safetensors".',
+            store=str(place),
+        )
+    if not place.parent.is_dir():
+        raise StoreError(
+            f"The weights would go to {place}, and there is no folder {place.parent}. "
+            "Make it first.",
             store=str(place),
         )
     # Heavy, and this module is imported with the package.
@@ -140,7 +147,6 @@ def finetune(
             S2SRWarning,
             stacklevel=2,
         )
-    kind = files.read_header(Path(name)).kind if is_path(name) else spec.name
     facts = replace(spec, name=f"{spec.name}-finetuned", sha256=None)
     said = f"{steps} steps of {BATCH} patches, seed {seed}, lr {lr:g}"
     notes = {
@@ -148,7 +154,12 @@ def finetune(
         "moved": f"{share:g} of the way",
         "held_back": f"{ratio:.3f} of the error before",
     }
-    files.save(place, network, facts, kind, notes=notes)
+    try:
+        files.save(place, network, facts, kind, notes=notes)
+    except Exception as error:
+        raise StoreError(
+            f"The weights cannot be written to {place}: {error}.", store=str(place)
+        ) from error
     return place
 
 
@@ -218,7 +229,7 @@ def _move(
 
 def _one(model: str | os.PathLike[str]) -> tuple[str, ModelSpec]:
     """Return the name or path of a network that learns one scale below, its facts."""
-    name = str(model)
+    name = str(Path(model).expanduser()) if is_path(model) else str(model)
     if not is_path(name) and len(pair := family(name)) > 1:
         raise ModelError(
             f"{name} stands for {' and '.join(pair.values())}; one is tuned at a time."

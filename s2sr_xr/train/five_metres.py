@@ -41,14 +41,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from s2sr_xr.models.spec import ModelSpec
     from s2sr_xr.train.augment import Patch
     from s2sr_xr.train.best import Best
     from s2sr_xr.train.fit import Step
     from s2sr_xr.train.niqe import Natural
     from s2sr_xr.train.scenes import Source
 
-__all__ = ["Choice", "Gan", "Recipe", "Scenes", "begun", "judge_of", "means", "train"]
+__all__ = ["Choice", "Gan", "Recipe", "Scenes", "begun", "judge_of", "train"]
 
 R10, TWENTY = tuple(EVOLAND)[:TEN], tuple(EVOLAND)[TEN:]
 """Bands in the order of the network."""
@@ -82,6 +81,11 @@ class Scenes:
                     "all ten such bands. Version 1 of Sen2Venus lacks B11 and B12.",
                     scene=scene.name,
                 )
+
+    @property
+    def inputs(self) -> list[Source]:
+        """The scenes that are learnt from, without their finer images."""
+        return [*self.plain, *_inputs(self.finer)]
 
     @property
     def names(self) -> list[str]:
@@ -148,8 +152,12 @@ class Recipe:
                 raise GridError(
                     f"{name} is a multiple of 8 cells, 16 or more; got {value}"
                 )
-        if self.save_every < 1:
-            raise GridError(f"save_every is 1 or more steps; got {self.save_every}")
+        counts = ("batch", "finer_batch", "save_every")
+        for name in counts:
+            if getattr(self, name) < 1:
+                raise GridError(f"{name} is 1 or more; got {getattr(self, name)}")
+        if self.threads < 0:
+            raise GridError(f"threads are 0 or more; got {self.threads}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,6 +178,11 @@ class Choice:
 
     block: int = 24
     """Pixels along the side of a block of the score."""
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if value < 1:
+                raise GridError(f"{name} of choice is 1 or more; got {value}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,6 +271,8 @@ def train(
         "log": log,
         "facts": {"loss": loss, "recipe": settings, "scenes": scenes.digest},
     }
+    if scenes.held:
+        options["facts"]["held"] = [s.name for s in scenes.held]
     if not isinstance(recipe, Gan):
         yield from fit(network, draw, recipe.loss, recipe.plan, **options)
         return
@@ -384,7 +399,7 @@ def _draw(recipe: Recipe, scenes: Scenes) -> Callable[[int], Any]:
     if not isinstance(recipe.loss, Restoration):
         return Sampler(scenes.finer, side=recipe.side, batch=recipe.batch, **given)
     real = Sampler(
-        [*scenes.plain, *_inputs(scenes.finer)],
+        scenes.inputs,
         side=recipe.side,
         batch=recipe.batch,
         **given,
@@ -395,18 +410,3 @@ def _draw(recipe: Recipe, scenes: Scenes) -> Callable[[int], Any]:
         scenes.finer, side=recipe.finer_side, batch=recipe.finer_batch, **given
     )
     return lambda step: (real(step), truth(step))
-
-
-def means(recipe: Recipe, spec: ModelSpec, scenes: Scenes) -> dict[str, float]:
-    """Return the mean reflectance of each band over some patches, not brightened."""
-    sampler = Sampler(
-        _inputs([*scenes.plain, *scenes.finer]),
-        side=recipe.side,
-        batch=8,
-        seed=recipe.plan.seed,
-        rules=Rules(cloud=recipe.cloud, flat=recipe.flat),
-        augment=Augment(gain=(1, 1)),
-        threads=0,
-    )
-    found = [float(band.mean()) for group in sampler(0) for band in group.unbind(1)]
-    return dict(zip(spec.bands, found, strict=True))

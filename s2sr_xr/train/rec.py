@@ -102,6 +102,11 @@ class Recipe:
         if self.task not in get_args(Task):
             raise ModelError(f"task is self or supervised; got {self.task!r}.")
         optimiser_of(self.optimiser)
+        if self.side < 16 or self.side % 16 or self.batch < 1:
+            raise ModelError(
+                "side is a multiple of 16 pixels, 16 or more, and batch 1 or more; got "
+                f"{self.side} and {self.batch}."
+            )
         known = tuple(b for b in BANDS if b in self.bands)
         if known != tuple(self.bands) or BANDS[GREEN] not in known:
             raise MissingBandError(
@@ -121,6 +126,7 @@ def train(
     images: Sequence[torch.Tensor] | Callable[[int], Views],
     *,
     csr: nn.Module | None = None,
+    names: Sequence[str] = (),
     checkpoint: Path | None = None,
     log: Path | None = None,
 ) -> Iterator[Step]:
@@ -138,6 +144,8 @@ def train(
         nor truth.
     csr
         A trained `CSR` or `LucasKanade`, which stays as it is; for the task "self".
+    names
+        Of the images, or of what the function reads: a checkpoint of others is refused.
     checkpoint, log
         As in `fit`, which says what else may be raised.
 
@@ -164,7 +172,7 @@ def train(
         return self_loss(network, batch, recipe, csr)
 
     shapes = None if callable(images) else [list(image.shape) for image in images]
-    facts = asdict(recipe) | {"images": shapes}
+    facts = asdict(recipe) | {"images": shapes, "scenes": list(names)}
     return fit(
         network,
         draw,
