@@ -34,7 +34,7 @@ class Accessor(Generic[Obj]):
 
     def upsample(
         self,
-        model: str | Mapping[str, str] = "dsen2",
+        model: str | os.PathLike[str] | Mapping[str, str] = "dsen2",
         *,
         bands: Sequence[str] | None = None,
         keep_native: bool = True,
@@ -61,7 +61,7 @@ class Accessor(Generic[Obj]):
 
     def superresolve(
         self,
-        model: str | None = None,
+        model: str | os.PathLike[str] | None = None,
         *,
         bands: Sequence[str] | None = None,
         device: str = "auto",
@@ -124,7 +124,7 @@ class SensorAccessor(Accessor[Detectors]):
 
     def register(
         self,
-        model: str | None = None,
+        model: str | os.PathLike[str] | None = None,
         *,
         reference: str = "B03",
         flow: bool = False,

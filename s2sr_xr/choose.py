@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from s2sr_xr.bands import BANDS, canonical
 from s2sr_xr.block import Pass
@@ -21,7 +25,7 @@ from s2sr_xr.predict import Predictor
 from s2sr_xr.tiling import CORRECTION
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from s2sr_xr.grid import Grid, Scene
     from s2sr_xr.models.spec import ModelSpec
@@ -74,13 +78,16 @@ def wanted_bands(scene: Scene, bands: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(b for b in BANDS if b in names)
 
 
-def _names(bands: Sequence[str]) -> list[str]:
+def _names(bands: Iterable[str]) -> list[str]:
     """Return ESA's identifiers for names that a user gives."""
     if isinstance(bands, str):
         raise MissingBandError(f"bands is a list of names: bands=[{bands!r}].")
+    if not np.iterable(bands):
+        raise MissingBandError(f"bands is a list of names; got {bands!r}.")
+    bands = [str(b) if isinstance(b, str) else b for b in bands]
     if not bands or not all(isinstance(b, str) for b in bands):
         raise MissingBandError(
-            f"bands={list(bands)!r} names no band; give names such as ['B11'], or None "
+            f"bands={bands!r} names no band; give names such as ['B11'], or None "
             "for all."
         )
     return [canonical(b) or b for b in bands]
@@ -175,8 +182,39 @@ def _with_correction(spec: ModelSpec) -> ModelSpec:
     return replace(spec, margin=margin, tile=spec.tile + -2 * CORRECTION % spec.align)
 
 
+def models_by_native(
+    model: str | os.PathLike[str] | Mapping[str, str],
+) -> dict[str, str]:
+    """Return the models that bring bands to 10 m, by native pixel (``"20m"``).
+
+    Raises
+    ------
+    ModelError
+        No such model, or one that makes other pixels.
+    """
+    if isinstance(model, str | os.PathLike):
+        by_native = family(model)
+    elif isinstance(model, Mapping):
+        by_native = {k: v for k, v in model.items() if v is not None}
+    else:
+        raise ModelError(f"model={model!r} is no name, no file and no mapping of them.")
+    if strange := set(by_native) - {"20m", "60m"}:
+        raise ModelError(
+            f"{model!r} makes bands of {', '.join(sorted(strange))} finer; upsample "
+            "those of 20 m and 60 m. It takes a name, or a mapping such as "
+            '{"20m": "bicubic-20m", "60m": "bicubic-60m"}.'
+        )
+    for name in by_native.values():
+        if (pixel := get_spec(name).resolution) != 10:
+            raise ModelError(
+                f"{name} makes pixels of {pixel:g} m, and upsample those of 10 m. Call "
+                f'superresolve(model="{name}").'
+            )
+    return by_native
+
+
 def for_upsampling(
-    model: str | Mapping[str, str], wanted: Sequence[str]
+    model: str | os.PathLike[str] | Mapping[str, str], wanted: Sequence[str]
 ) -> dict[str, tuple[str, ...]]:
     """Return, for each model that runs to bring bands to 10 m, those it makes.
 
@@ -185,18 +223,7 @@ def for_upsampling(
     ModelError
         No such model, none for a band, or one that makes other pixels.
     """
-    by_native = family(model) if isinstance(model, str) else dict(model)
-    if strange := set(by_native) - {"20m", "60m"}:
-        raise ModelError(
-            f"model has the keys {sorted(strange)}; upsample takes a name, or a "
-            'mapping such as {"20m": "bicubic-20m", "60m": "bicubic-60m"}.'
-        )
-    for name in by_native.values():
-        if (pixel := get_spec(name).resolution) != 10:
-            raise ModelError(
-                f"{name} makes pixels of {pixel:g} m, and upsample those of 10 m. Call "
-                f'superresolve(model="{name}").'
-            )
+    by_native = models_by_native(model)
     chosen: dict[str, tuple[str, ...]] = {}
     for band in wanted:
         native = BANDS[band].native
@@ -223,7 +250,10 @@ REGISTRATION = ("csr-s", "csr")
 
 
 def for_superresolution(
-    model: str | None, bands: Sequence[str] | None, *, units: str = "1"
+    model: str | os.PathLike[str] | None,
+    bands: Sequence[str] | None,
+    *,
+    units: str = "1",
 ) -> dict[str, tuple[str, ...]]:
     """Return the model that makes bands finer than 10 m, and which it makes.
 
@@ -236,7 +266,7 @@ def for_superresolution(
     MissingBandError
         The model does not make a band.
     """
-    model = model or _ready(FIVE_METRES[units])
+    model = os.fspath(model or _ready(FIVE_METRES[units]))
     makes = get_spec(model).output.names
     asked = makes if bands is None else tuple(_names(bands))
     if strange := [b for b in asked if b not in makes]:
@@ -247,7 +277,7 @@ def for_superresolution(
 
 
 def for_registration(
-    model: str | None, reference: str, *, flow: bool
+    model: str | os.PathLike[str] | None, reference: str, *, flow: bool
 ) -> tuple[dict[str, tuple[str, ...]], str]:
     """Return the model that aligns bands and what it makes, and the band they lie on.
 
@@ -258,7 +288,7 @@ def for_registration(
     MissingBandError
         The model does not take the reference.
     """
-    model = model or _ready(REGISTRATION)
+    model = os.fspath(model or _ready(REGISTRATION))
     spec = get_spec(model)
     if not spec.also:
         raise ModelError(

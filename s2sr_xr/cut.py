@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+import numpy as np
 import xarray as xr
 
 from s2sr_xr.errors import GridError
@@ -72,11 +74,17 @@ def window(
             "x=(west, east) with y=(south, north) in metres."
         )
     if x is not None and y is not None:
-        area = Area((x[0], y[0], x[1], y[1]), None)
+        (west, east), (south, north) = _pair("x", x), _pair("y", y)
+        area = Area((west, south, east, north), None)
     else:
         area = Area(_bounds(geometry) if bbox is None else bbox, crs)
     if isinstance(obj, xr.DataTree):
         groups = {n: g.to_dataset() for n, g in obj.children.items() if g.data_vars}
+        if not groups:
+            raise GridError(
+                f"The tree {obj.name or ''} has no groups of bands below it. Cut the "
+                "whole tree, or one group as a Dataset: tree['r10m'].to_dataset()."
+            )
         area = _inside(area, [grid_of(ds) for ds in groups.values()])
         cut = {name: _cut(ds, area) for name, ds in groups.items()}
         tree = xr.DataTree.from_dict(cut, name=obj.name)
@@ -88,6 +96,14 @@ def window(
         part = obj.isel(y=rows, x=cols)
         return part.assign_coords(_placed(part, grid.part(rows, cols)))
     return _cut(obj, _inside(area, [grid_of(obj)]))
+
+
+def _pair(name: str, bounds: object) -> tuple[float, float]:
+    """Return two numbers, or raise."""
+    found = tuple(bounds) if isinstance(bounds, tuple | list | np.ndarray) else ()
+    if len(found) != 2 or not all(isinstance(b, Real) for b in found):
+        raise GridError(f"{name} is two bounds in metres; got {name}={bounds!r}.")
+    return float(found[0]), float(found[1])
 
 
 def _inside(area: Area, grids: Sequence[Grid]) -> Area:

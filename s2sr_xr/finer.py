@@ -26,6 +26,7 @@ from s2sr_xr.lanes import cores
 from s2sr_xr.sensor import detector_scene, detectors_of, is_sensor
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Mapping, Sequence
 
     import numpy as np
@@ -41,7 +42,7 @@ Detectors = TypeVar("Detectors", xr.DataTree, xr.Dataset)
 
 def upsample(
     obj: Object,
-    model: str | Mapping[str, str] = "dsen2",
+    model: str | os.PathLike[str] | Mapping[str, str] = "dsen2",
     *,
     bands: Sequence[str] | None = None,
     keep_native: bool = True,
@@ -103,7 +104,7 @@ def upsample(
 
 def superresolve(
     obj: Object,
-    model: str | None = None,
+    model: str | os.PathLike[str] | None = None,
     *,
     bands: Sequence[str] | None = None,
     device: str = "auto",
@@ -160,7 +161,7 @@ def superresolve(
 
 def register(
     obj: Detectors,
-    model: str | None = None,
+    model: str | os.PathLike[str] | None = None,
     *,
     reference: str = "B03",
     flow: bool = False,
@@ -398,7 +399,10 @@ def _uint8(bits: list[int]) -> np.ndarray[Any, Any]:
 
 
 def decode(obj: Obj, *, offset: float, scale: float = 1e-4) -> Obj:
-    """Return counts as reflectance: ``(count + offset) * scale``, NaN where it is 0.
+    """Return counts as reflectance: ``(count + offset) * scale``, NaN where missing.
+
+    Missing is a count of 0, and what a variable's own attributes call missing
+    (``_FillValue``, ``missing_value``, ``nodata``).
 
     Parameters
     ----------
@@ -412,11 +416,19 @@ def decode(obj: Obj, *, offset: float, scale: float = 1e-4) -> Obj:
     Raises
     ------
     RadiometryError
-        `scale` is not positive, or no variable holds counts.
+        `scale` or `offset` is no such number, a variable is decoded already, or none is
+        named like a band.
     """
-    if not scale > 0:
+    if not 0 < scale < math.inf:
         raise RadiometryError(f"scale is the reflectance of one count; got {scale}.")
+    if not math.isfinite(offset):
+        raise RadiometryError(f"offset is added to the counts; got {offset}.")
     if isinstance(obj, xr.DataTree):
+        names = {str(n) for node in obj.subtree for n in node.data_vars}
+        if not any(map(canonical, names)):
+            raise RadiometryError(
+                f"No variable is named like a band; the tree has {sorted(names)}."
+            )
         return obj.map_over_datasets(lambda ds: _decode(ds, offset, scale))
     if isinstance(obj, xr.DataArray):
         return _decoded(obj, offset, scale)
@@ -427,6 +439,10 @@ def decode(obj: Obj, *, offset: float, scale: float = 1e-4) -> Obj:
     return _decode(obj, offset, scale)
 
 
+_OF_COUNTS = ("scale_factor", "add_offset", "_FillValue", "missing_value", "nodata")
+"""Attributes that say how counts are meant."""
+
+
 def _decode(ds: xr.Dataset, offset: float, scale: float) -> xr.Dataset:
     names = [n for n in ds.data_vars if canonical(str(n))]
     return ds.assign({n: _decoded(ds[n], offset, scale) for n in names})
@@ -435,13 +451,18 @@ def _decode(ds: xr.Dataset, offset: float, scale: float) -> xr.Dataset:
 def _decoded(counts: xr.DataArray, offset: float, scale: float) -> xr.DataArray:
     import numpy as np
 
+    told = counts.attrs.get("radiometry")
+    # Integers are counts, whatever attributes of theirs outlived arithmetic.
+    if told and counts.attrs.get("units") == "1" and counts.dtype.kind == "f":
+        raise RadiometryError(
+            f"{counts.name} is reflectance already ({told}): leave decode out."
+        )
     # Dividing by 10 000 rounds once, as a correctly rounded reader does.
     values = (counts.astype(np.float32) + np.float32(offset)) / np.float32(1 / scale)
-    decoded = values.where(counts != 0)
-    decoded.attrs = {
-        k: v
-        for k, v in counts.attrs.items()
-        if k not in ("scale_factor", "add_offset", "_FillValue", "nodata")
-    } | {"units": "1", "radiometry": f"{offset:+g}, times {scale:g}, from user"}
+    decoded = values.where(~counts.isin([0, *nodata.declared(counts.attrs)]))
+    decoded.attrs = {k: v for k, v in counts.attrs.items() if k not in _OF_COUNTS} | {
+        "units": "1",
+        "radiometry": f"{offset:+g}, times {scale:g}, from user",
+    }
     decoded.encoding = {}
     return decoded

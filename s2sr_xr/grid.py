@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import xarray as xr
 
 from s2sr_xr.bands import BANDS, canonical, group
 from s2sr_xr.errors import GridError, MissingBandError, RadiometryError
-from s2sr_xr.nodata import CEILING
+from s2sr_xr.nodata import CEILING, FLOOR, declared
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping
@@ -129,25 +130,50 @@ class Grid:
         }
 
 
+HALF = 180
+"""Degrees around half of the globe."""
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, Real) and math.isfinite(value)
+
+
 @dataclass(frozen=True, slots=True)
 class Area:
     """A bounding box, and the CRS that its numbers are in."""
 
     bounds: Ground
-    """West, south, east and north bound; either order of a pair is put right."""
+    """West, south, east and north bound; either order of a pair is put right.
+
+    Degrees from a west above an east by more than half the globe are those of RFC 7946:
+    they cross the antimeridian, as from 177 to -178.
+    """
 
     crs: str | None = "EPSG:4326"
     """None for metres of the data's own zone."""
 
     def __post_init__(self) -> None:
         # min and max would pass over a NaN.
-        if len(self.bounds) != 4 or not all(map(math.isfinite, self.bounds)):
+        if len(self.bounds) != 4 or not all(map(_finite, self.bounds)):
             raise GridError(
                 f"The bounds of a window are four finite numbers; got {self.bounds}."
             )
         west, south, east, north = self.bounds
-        ordered = min(west, east), min(south, north), max(west, east), max(south, north)
+        if west > east and not (west - east > HALF and self._in_degrees()):
+            west, east = east, west
+        ordered = west, min(south, north), east, max(south, north)
         object.__setattr__(self, "bounds", ordered)
+
+    def _in_degrees(self) -> bool:
+        from pyproj import CRS
+        from pyproj.exceptions import CRSError
+
+        try:
+            return bool(self.crs and CRS.from_user_input(self.crs).is_geographic)
+        except CRSError as error:
+            raise GridError(
+                f"crs={self.crs!r} is none that is known: {error}"
+            ) from None
 
     def on(self, grid: Grid) -> Ground:
         """Return the bounding box in the metres of `grid`."""
@@ -165,6 +191,12 @@ class Area:
                 f"The area {self.bounds} in {self.crs} has no place in the "
                 f"data's zone: {error}. Give longitude and latitude, or name their crs."
             ) from error
+        if not all(map(math.isfinite, moved)):
+            raise GridError(
+                f"The area {self.bounds} in {self.crs} has no place in the data's "
+                "zone. Give longitude and latitude, or name their crs; metres of the "
+                "zone itself are x=(west, east) with y=(south, north)."
+            )
         west, south, east, north = moved
         return west, south, east, north
 
@@ -393,7 +425,19 @@ def _plane(band: str, array: xr.DataArray, grid: Grid) -> Plane:
             f"a part of its {native} m. Give the bands at their native pixels."
         )
     _check_dtype(band, array.dtype)
-    return Plane(_ordered(band, array), grid, native)
+    return Plane(_masked(_ordered(band, array)), grid, native)
+
+
+def _masked(variable: xr.Variable) -> xr.Variable:
+    """Return a band with NaN where it is a value that its attributes call missing.
+
+    Only where that is no reflectance: a 0 may be left over from counts, of which it was
+    taken away already.
+    """
+    for value in declared(variable.attrs):
+        if not FLOOR < value < CEILING:
+            variable = variable.where(variable != variable.dtype.type(value))
+    return variable
 
 
 def _ordered(name: str, array: xr.DataArray) -> xr.Variable:
@@ -537,7 +581,7 @@ def _crs_wkt(obj: xr.Dataset | xr.DataArray) -> str:
         if key in v.attrs
     ]
     if not found and "epsg" in obj.coords and obj["epsg"].ndim == 0:
-        found = [f"EPSG:{int(obj['epsg'])}"]
+        found = [f"EPSG:{obj['epsg'].item():.0f}"]
     if not found and obj.attrs.get("crs"):
         found = [str(obj.attrs["crs"])]
     if not found:
@@ -550,8 +594,15 @@ def _crs_wkt(obj: xr.Dataset | xr.DataArray) -> str:
 @functools.lru_cache(maxsize=128)
 def _utm_wkt(text: str) -> str:
     from pyproj import CRS
+    from pyproj.exceptions import CRSError
 
-    crs = CRS.from_user_input(text)
+    try:
+        crs = CRS.from_user_input(text)
+    except CRSError as error:
+        raise GridError(
+            f"The object's CRS is {text!r}, which is none that is known. Give it one: "
+            "obj.rio.write_crs('EPSG:326xx')."
+        ) from error
     epsg = crs.to_epsg() or 0
     if epsg not in range(32601, 32661) and epsg not in range(32701, 32761):
         raise GridError(

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from numbers import Real
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from s2sr_xr.tiling import REACH
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
-__all__ = ["DEFECT", "FILLED", "MEANINGS", "SATURATED", "UNTRAINED", "fill", "spread"]
+__all__ = [
+    "DEFECT",
+    "FILLED",
+    "MEANINGS",
+    "SATURATED",
+    "UNTRAINED",
+    "declared",
+    "fill",
+    "spread",
+]
 
 FILLED, SATURATED, DEFECT, UNTRAINED = 1, 2, 4, 8
 """Bits of `quality`: the margin touched a filled pixel, a saturated one, a defect of
@@ -22,6 +35,23 @@ MEANINGS = "filled saturated defect outside_training_level"
 
 CEILING = 6.4
 """Reflectance of the saturated count 65535: 6.4535 with the offset, 6.5535 without."""
+
+FLOOR = -1.0
+"""No reflectance is as low: offsets take 0.1."""
+
+
+def declared(attrs: Mapping[Any, Any]) -> list[float]:
+    """Return the finite values that attributes say missing pixels have.
+
+    As rioxarray keeps them of a file that it opens without ``masked=True``, and
+    odc-stac of an asset.
+
+    >>> declared({"_FillValue": -9999, "nodata": float("nan")})
+    [-9999.0]
+    """
+    found = (attrs.get(name) for name in ("_FillValue", "missing_value", "nodata"))
+    numbers = {float(v) for v in found if isinstance(v, Real)}
+    return sorted(v for v in numbers if math.isfinite(v))
 
 
 def fill(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from s2sr_xr import lanes
 from s2sr_xr.block import on_gpu
-from s2sr_xr.errors import GridError
+from s2sr_xr.errors import GridError, ModelError
 from s2sr_xr.job import dtype_of
 from s2sr_xr.readers.cache import budget
 from s2sr_xr.readers.source import source_of
@@ -102,7 +102,11 @@ def plan(ds: xr.Dataset, *, threads: int | None = None) -> Plan:
     ------
     GridError
         `ds` is no lazy result of this library; the message says how to get one.
+    ModelError
+        `threads` is no count.
     """
+    if threads is not None and not (isinstance(threads, int) and threads >= 1):
+        raise ModelError(f"threads counts blocks in work, 1 or more; got {threads!r}.")
     job = _job(ds)
     costs = [_cost(p) for p in job.task.passes]
     flops = useful = bytes_in = 0

@@ -24,7 +24,13 @@ import xarray as xr
 
 from s2sr_xr import report
 from s2sr_xr.bands import BANDS, group
-from s2sr_xr.choose import for_superresolution, for_upsampling, passes_for, wanted_bands
+from s2sr_xr.choose import (
+    for_superresolution,
+    for_upsampling,
+    models_by_native,
+    passes_for,
+    wanted_bands,
+)
 from s2sr_xr.degrade import reduce_scale
 from s2sr_xr.errors import GridError, MissingBandError, ModelError
 from s2sr_xr.finer import superresolve, upsample
@@ -358,7 +364,7 @@ def _check_task(name: str, task: Task) -> None:
                 f"{name} brings {' and '.join(known)} bands to 10 m, not {task} ones. "
                 f'Judge it with task="{next(iter(known))}".'
             )
-        for_upsampling(name, ())
+        models_by_native(name)
         return
     spec = get_spec(name)
     if spec.resolution != 5 or spec.units != "1":

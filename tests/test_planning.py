@@ -73,6 +73,12 @@ def test_what_is_no_lazy_result_is_refused(make):
         s2sr_xr.plan(make())
 
 
+@pytest.mark.parametrize("threads", [0, -1, "2"])
+def test_threads_are_counted_from_one(threads):
+    with pytest.raises(s2sr_xr.ModelError, match=f"or more; got {threads!r}"):
+        lazy((2, 2), model="bicubic").s2sr.plan(threads=threads)
+
+
 MEASURE = """
 import json, pathlib, re, sys
 import dask, s2sr_xr

@@ -15,7 +15,8 @@ from worlds import CORNER, MIXES, grid, integers, tree
 
 import s2sr_xr
 from s2sr_xr.bands import BANDS
-from s2sr_xr.grid import grid_of, scene_of
+from s2sr_xr.grid import Area, grid_of, scene_of
+from s2sr_xr.models import files
 
 ALL = [b for b in BANDS if b != "B10"]
 
@@ -207,6 +208,29 @@ def test_no_data_stays_no_data_and_does_not_spread(seed, chunks):
     xr.testing.assert_identical(lazy.load(), ten)
 
 
+@pytest.mark.parametrize("name", ["_FillValue", "nodata", "missing_value"])
+@pytest.mark.parametrize("chunks", [None, 7])
+def test_a_value_that_is_called_missing_is_missing(name, chunks):
+    obj = on_ten_metres(tree((5, 6), ["B02", "B11"]))
+    gone = np.zeros(obj.B11.shape, bool)
+    gone[4:8, 6:10] = True
+    filled = obj.where(~gone, -9999.0)
+    for band in ("B02", "B11"):
+        filled[band].attrs[name] = -9999.0
+    filled = filled if chunks is None else filled.chunk(x=chunks, y=chunks)
+    ten = filled.s2sr.upsample("bicubic", bands=["B11"])
+    expected = obj.where(~gone).s2sr.upsample("bicubic", bands=["B11"])
+    xr.testing.assert_equal(ten.load(), expected)
+    assert np.array_equal(np.isnan(ten.B11), gone)
+
+
+def test_a_zero_that_is_left_over_from_counts_stays():
+    obj = on_ten_metres(tree((2, 2), ["B02", "B11"]))
+    obj.B11.attrs["nodata"] = 0
+    obj.B11[:2, :2] = 0
+    assert np.isfinite(obj.s2sr.upsample("bicubic", bands=["B11"]).B11).all()
+
+
 def test_far_from_a_hole_nothing_changes():
     clean = tree((9, 9), ALL)
     holed = clean.copy(deep=True)
@@ -339,11 +363,34 @@ def test_a_window_in_degrees_is_the_same_ground():
         ({"geometry": {"type": "Polygon"}}, "without coordinates"),
         ({"geometry": 7}, "is a int without coordinates"),
         ({"bbox": (0, 0, 1, 1), "crs": "nowhere"}, "no place in the data's zone"),
+        ({"bbox": (1, 0, 0, 1), "crs": "nowhere"}, "no place in the data's zone"),
+        ({"bbox": (600300, 8198200, 600600, 8199000)}, r"itself are x=\(west, east\)"),
+        ({"bbox": ("1", "2", "3", "4")}, "four finite numbers"),
+        ({"x": slice(0, 9), "y": (0, 9)}, "x is two bounds in metres; got x=slice"),
+        ({"x": (0, 9), "y": (0,)}, r"y is two bounds in metres; got y=\(0,\)"),
     ],
 )
 def test_a_window_that_is_none_is_refused(area, match):
     with pytest.raises(s2sr_xr.GridError, match=match):
         tree((2, 2), ALL).s2sr.window(**area)
+
+
+def test_a_window_over_the_antimeridian_is_no_belt_around_the_globe():
+    fiji = (177.0, -20.0, -178.0, -12.0)
+    with pytest.raises(s2sr_xr.GridError, match="does not meet"):
+        tree((2, 2), ALL).s2sr.window(bbox=fiji)
+    part = Area(fiji).on(grid((2, 2), epsg="EPSG:32760"))
+    whole = Area((177.0, -20.0, 182.0, -12.0)).on(grid((2, 2), epsg="EPSG:32760"))
+    np.testing.assert_allclose(part, whole)
+    assert Area((5.0, 1.0, 4.0, 0.0)).bounds == (4.0, 0.0, 5.0, 1.0)
+
+
+def test_a_group_in_its_tree_is_cut_as_a_dataset():
+    obj = tree((3, 3), ALL)
+    ends = {"x": (CORNER[0], CORNER[0] + 60), "y": (CORNER[1] - 80, CORNER[1])}
+    with pytest.raises(s2sr_xr.GridError, match=r"\['r10m'\].to_dataset"):
+        obj["r10m"].s2sr.window(**ends)
+    assert obj["r10m"].to_dataset().s2sr.window(**ends).sizes["x"] == 6
 
 
 # --- bad input ---------------------------------------------------------------------
@@ -456,7 +503,12 @@ def test_a_grid_that_is_not_utm_is_refused():
         ({"device": "gpu"}, s2sr_xr.ModelError, "device='gpu' is not usable"),
         ({"model": "bicubik"}, s2sr_xr.ModelError, "No model is named 'bicubik'"),
         ({"model": {"20m": "bicubic-20m"}}, s2sr_xr.ModelError, "no network for B01"),
-        ({"model": {"30m": "x"}}, s2sr_xr.ModelError, "keys.*30m"),
+        ({"model": {"30m": "x"}}, s2sr_xr.ModelError, "makes bands of 30m finer"),
+        ({"model": "csr-s"}, s2sr_xr.ModelError, "'csr-s' makes bands of 10m finer"),
+        ({"model": "carn-s"}, s2sr_xr.ModelError, r"superresolve\(model=\"carn-s\"\)"),
+        ({"model": {"20m": None}}, s2sr_xr.ModelError, "no network for"),
+        ({"model": 7}, s2sr_xr.ModelError, "model=7 is no name, no file"),
+        ({"bands": 11}, s2sr_xr.MissingBandError, "a list of names; got 11"),
         ({"precision": "float16"}, s2sr_xr.ModelError, "precision='float16'"),
         ({"device": "cuda:7"}, s2sr_xr.ModelError, "device='cuda:7' is not usable"),
     ],
@@ -465,6 +517,22 @@ def test_bad_options_are_refused_with_the_remedy(options, error, match):
     obj = tree((2, 2), ["B02", "B05", "B11", "B01"])
     with pytest.raises(error, match=match):
         obj.s2sr.upsample(**{"model": "bicubic"} | options)
+
+
+def test_a_file_of_weights_may_be_a_path(tmp_path):
+    path = tmp_path / "mine.safetensors"
+    spec = s2sr_xr.get_spec("dsen2-s-20m")
+    files.save(path, s2sr_xr.load_model(spec.name), spec, spec.name)
+    obj = tree((4, 4), spec.bands)
+    by_path = obj.s2sr.upsample(path, bands=np.array(["B11"]))
+    xr.testing.assert_equal(by_path, obj.s2sr.upsample("dsen2-s-20m", bands=["B11"]))
+
+
+@pytest.mark.parametrize("crs", ["foo", "EPSG:999999"])
+def test_a_crs_that_nobody_knows_is_said(crs):
+    obj = flat().drop_vars("spatial_ref").assign_attrs(crs=crs)
+    with pytest.raises(s2sr_xr.GridError, match=rf"CRS is '{crs}', which is none"):
+        obj.s2sr.upsample("bicubic")
 
 
 def test_groups_that_do_not_nest_are_refused():
@@ -565,6 +633,22 @@ def test_counts_are_decoded_once():
     np.testing.assert_allclose(ten.B02, flat().B02, atol=0.51e-4)
     with pytest.raises(s2sr_xr.RadiometryError, match="got 0"):
         counts.s2sr.decode(offset=-1000, scale=0)
+    with pytest.raises(s2sr_xr.RadiometryError, match="got nan"):
+        counts.s2sr.decode(offset=float("nan"))
+    with pytest.raises(s2sr_xr.RadiometryError, match="B02 is reflectance already"):
+        counts.s2sr.decode(offset=-1000).s2sr.decode(offset=0)
+    with pytest.raises(s2sr_xr.RadiometryError, match="named like a band; the tree"):
+        xr.DataTree(xr.Dataset({"depth": 1})).s2sr.decode(offset=0)
+
+
+@pytest.mark.parametrize("fill", [-9999, 65535])
+def test_counts_that_are_called_missing_are(fill):
+    counts = xr.DataArray(
+        np.array([[fill, 0, 5000]], np.int32), dims=("y", "x"), name="B02"
+    )
+    decoded = counts.assign_attrs(_FillValue=fill).s2sr.decode(offset=0)
+    np.testing.assert_allclose(decoded, [[np.nan, np.nan, 0.5]])
+    assert "_FillValue" not in decoded.attrs
 
 
 def test_an_error_in_a_block_is_ours():

@@ -39,7 +39,7 @@ class Recipe:
     task: Task = "superresolve"
     """The call that makes it."""
 
-    model: str | Mapping[str, str] | None = None
+    model: str | os.PathLike[str] | Mapping[str, str] | None = None
     """As that call takes it; None: its own choice."""
 
     bands: Sequence[str] | None = None
@@ -76,17 +76,16 @@ class Recipe:
 
     def _check_model(self) -> None:
         """Raise if the model is unknown or has no weights, before a night begins."""
-        from s2sr_xr.choose import for_registration
-        from s2sr_xr.models.registry import check_runs, family
+        from s2sr_xr.choose import for_registration, models_by_native
+        from s2sr_xr.models.registry import check_runs
 
         if self.model is None:
             return
         if self.task == "upsample":
-            named = family(self.model) if isinstance(self.model, str) else self.model
-            for name in named.values():
+            for name in models_by_native(self.model).values():
                 check_runs(name)
             return
-        if not isinstance(self.model, str):
+        if not isinstance(self.model, str | os.PathLike):
             raise ModelError(f"{self.task} takes one model by name, got {self.model}.")
         check_runs(self.model)
         if self.task == "register":
@@ -126,7 +125,7 @@ def batch(  # noqa: PLR0913 - what a night's job is made of, all by name
     out: str | Path,
     *,
     task: Task = "superresolve",
-    model: str | Mapping[str, str] | None = None,
+    model: str | os.PathLike[str] | Mapping[str, str] | None = None,
     client: Client | None = None,
     block: int = 2196,
     precision: str = "float32",
@@ -205,7 +204,7 @@ def batch(  # noqa: PLR0913 - what a night's job is made of, all by name
     ChunkError
         `block` is not a multiple of 6.
     StoreError
-        The log cannot be written.
+        The log cannot be written, or `layout` is none.
     """
     from s2sr_xr.jobs.drive import Drive
     from s2sr_xr.jobs.outcome import Log
@@ -219,6 +218,8 @@ def batch(  # noqa: PLR0913 - what a night's job is made of, all by name
         device=device,
         block=block,
     )
+    if layout not in ("plain", "sharded"):
+        raise StoreError(f'layout is "plain" or "sharded", got {layout!r}.')
     if on_error not in ("continue", "raise"):
         raise StoreError(f'on_error is "continue" or "raise", got {on_error!r}.')
     rules = Rules(resume=resume, retries=retries, on_error=on_error, layout=layout)

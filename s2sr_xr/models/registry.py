@@ -291,7 +291,7 @@ def has_weights(name: str | os.PathLike[str]) -> bool:
     return not spec.trained or spec.sha256 is not None
 
 
-def family(model: str) -> dict[str, str]:
+def family(model: str | os.PathLike[str]) -> dict[str, str]:
     """Return the models a name stands for in `upsample`, by native pixel.
 
     A family is a pair of networks, ``NAME-20m`` and ``NAME-60m``. Where these have no
@@ -302,9 +302,10 @@ def family(model: str) -> dict[str, str]:
     """
     if is_path(model):
         return {f"{get_spec(model).cell}m": os.fspath(model)}
-    if not (found := _pairs(model)):
+    name = str(model)
+    if not (found := _pairs(name)):
         _find_plugins()
-        found = _pairs(model) or [{f"{get_spec(model).cell}m": model}]
+        found = _pairs(name) or [{f"{get_spec(name).cell}m": name}]
     return next((p for p in found if all(map(has_weights, p.values()))), found[0])
 
 
