@@ -90,6 +90,8 @@ def to_cog(
                 translate(raw[name], made[name], name)
                 raw[name].unlink()
                 check(made[name], name, written)
+            if "quality" not in paths:
+                _beside(paths["bands"]).unlink(missing_ok=True)
             for name, at in reversed(paths.items()):  # the bands last: all is there
                 made[name].replace(at)
     return paths
@@ -157,10 +159,9 @@ def _paths(path: str | Path, image: xr.Dataset, *, overwrite: bool) -> dict[str,
             store=str(path),
         )
     bands = Path(path).absolute()
-    suffix = bands.suffix or ".tif"
     paths = {"bands": bands}
     if QUALITY in image.data_vars:
-        paths["quality"] = bands.with_name(f"{bands.stem}_{QUALITY}{suffix}")
+        paths["quality"] = _beside(bands)
     there = [str(p) for p in paths.values() if p.exists()]
     if there and not overwrite:
         raise StoreError(
@@ -169,6 +170,11 @@ def _paths(path: str | Path, image: xr.Dataset, *, overwrite: bool) -> dict[str,
             store=str(path),
         )
     return paths
+
+
+def _beside(bands: Path) -> Path:
+    """Return where the flags of an image lie."""
+    return bands.with_name(f"{bands.stem}_{QUALITY}{bands.suffix or '.tif'}")
 
 
 @contextmanager

@@ -147,6 +147,17 @@ def test_a_damaged_store_is_found_and_mended(tmp_path):
     assert RUN.invoke(app, ["verify", out]).exit_code == 0
 
 
+def test_a_store_with_nothing_in_it_is_not_sound(tmp_path):
+    (path,) = night(tmp_path / "items", 1)
+    out = str(tmp_path / "ten.zarr")
+    ten = s2sr_xr.open_stac(path).s2sr.upsample("bicubic", bands=["B11"])
+    ten.s2sr.to_zarr(out, compute=False)
+    done = RUN.invoke(app, ["verify", out])
+    assert done.exit_code == 2
+    assert "is unfinished" in done.stderr
+    assert "sound" not in done.stdout
+
+
 def test_a_batch_says_what_failed(tmp_path):
     paths = [str(p) for p in night(tmp_path / "items")]
     report, log, out = (tmp_path / n for n in ("report.json", "log.jsonl", "out"))

@@ -124,6 +124,8 @@ def test_files_are_replaced_only_when_asked(tmp_path, ten):
     small.s2sr.to_cog(tmp_path / "a.tif", overwrite=True)
     with rasterio.open(tmp_path / "a_quality.tif") as cog:
         assert cog.shape == (20, 20)
+    small.drop_vars("quality").s2sr.to_cog(tmp_path / "a.tif", overwrite=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.tif"]
 
 
 def test_a_failure_leaves_what_was_there(tmp_path, ten):

@@ -10,7 +10,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-import dask
 import typer
 
 import s2sr_xr
@@ -225,6 +224,7 @@ def verify(
             err=True,
         )
         raise typer.Exit(FAILED)
+    s2sr_xr.open_result(store)  # says so if blocks are still to be written
     typer.echo(f"{store} is sound")
 
 
@@ -320,6 +320,7 @@ def _sum(plans: Sequence[s2sr_xr.Plan]) -> s2sr_xr.Plan:
 def _client(workers: int | None, scheduler: str | None) -> Iterator[Any]:
     """Yield a client of the cluster that is asked for, None for threads."""
     if workers:
+        import dask
         from distributed import Client, LocalCluster
 
         with (

@@ -269,7 +269,10 @@ def _whole(
     ((4392, 366), (1098, 366))
     """
     if min(block) < 1 or (unit and min(unit) < 1):
-        raise ChunkError(f"Blocks and write units are positive, got {block}, {unit}")
+        raise ChunkError(
+            f"Blocks and write units are positive, got {block}, {unit}: the Dataset is "
+            "empty, or block= is no size."
+        )
     if unit is None:
         # A block without a fair divisor, such as a prime, is one unit.
         fair = range(_UNIT // 4, _UNIT + 1)

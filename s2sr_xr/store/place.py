@@ -89,7 +89,15 @@ def open_store(where: str | Store, *, read_only: bool = False) -> Store:
     if not isinstance(where, str):
         return where
     if "://" in where:
-        return FsspecStore.from_url(where, read_only=read_only)
+        try:
+            return FsspecStore.from_url(where, read_only=read_only)
+        except (ImportError, ValueError) as error:
+            raise StoreError(
+                f"{where} cannot be reached: {error}. Install what fsspec needs for "
+                f"{where.partition('://')[0]}://, such as s3fs or gcsfs, or name a "
+                "local path.",
+                store=where,
+            ) from error
     return LocalStore(where, read_only=read_only)
 
 

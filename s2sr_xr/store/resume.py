@@ -120,8 +120,8 @@ def _compare(
         more = f"; and {len(telling) - 3} more" if len(telling) > 3 else ""
         raise ResumeMismatchError(
             f"{where} was written by another job: {'; '.join(telling[:3])}{more}. "
-            'Resume it with what it was begun with, pass mode="w" instead of '
-            "resume=True to replace it, or choose another path.",
+            "Resume it with what it was begun with, remove it (to_zarr does with "
+            'mode="w" instead of resume=True), or choose another path.',
             store=str(where),
         )
 
