@@ -433,7 +433,8 @@ def sampled_in(
     Raises
     ------
     GridError
-        If the regime is unknown, or sizes and factor are as in `block_mean`.
+        If the regime is unknown, `x` has no bands, or sizes and factor are as in
+        `block_mean`.
     RadiometryError
         If `x` holds integers.
 
@@ -447,6 +448,10 @@ def sampled_in(
             f"Unknown regime {regime!r}; choose from {', '.join(get_args(Regime))}"
         )
     _check(x)
+    if x.ndim < 3:
+        raise GridError(
+            f"Bands are sampled of an image (..., C, H, W), got {tuple(x.shape)}"
+        )
     _check_larger(factor)
     _check_blocks(x, factor)
     if regime == "alias+shift":

@@ -12,7 +12,7 @@ from s2sr_xr.errors import StoreError
 from s2sr_xr.models import files
 from s2sr_xr.models.catalogue import published
 from s2sr_xr.train.best import Best, keep_best
-from s2sr_xr.train.fit import Step
+from s2sr_xr.train.fit import Plan, Step, fit
 
 SPEC, BUILD = next((s, b) for s, b in published() if s.name == "csr-s")
 SCORES = [5.0, 3.0, 4.0, 2.0, float("nan"), 2.5, 6.0]
@@ -63,6 +63,42 @@ def test_a_training_that_goes_on_keeps_what_an_unbroken_one_does(tmp_path, stop)
     list(keep_best(steps(stop - 1), judge, again, every=1, last=6))
     assert kept(again) == again.step == 3
     assert [again.scores[k] for k in (0, 1, 2, 3, 5, 6)] == [5, 3, 4, 2, 2.5, 6]
+
+
+def test_a_step_that_was_stopped_while_it_was_judged_is_judged_again(tmp_path):
+    """Here each step is scored, and every second has a checkpoint."""
+    plan = Plan(steps=6, lr=1e-2, precision="float32")
+
+    def loss(network, _):
+        return sum(w.square().sum() for w in network.parameters())
+
+    def judged(name, judge):
+        options = {"checkpoint": tmp_path / f"{name}.ckpt", "every": 2}
+        (tmp_path / name).mkdir(exist_ok=True)
+        one = best(tmp_path / name)
+        made = fit(BUILD(), lambda _: None, loss, plan, **options)
+        list(keep_best(made, judge, one, every=1, last=5))
+        return one.scores
+
+    def weight(network):
+        return float(next(network.parameters()).square().sum())
+
+    stop = 4  # the score of step 3, after which a checkpoint lies
+
+    def stopped(network):
+        nonlocal stop
+        stop -= 1
+        if not stop:
+            raise KeyboardInterrupt
+        return weight(network)
+
+    torch.manual_seed(0)
+    whole = judged("whole", weight)
+    torch.manual_seed(0)
+    with pytest.raises(KeyboardInterrupt):
+        judged("stopped", stopped)
+    assert judged("stopped", weight) == whole
+    assert sorted(whole) == [*range(6)]
 
 
 def test_a_full_disk_leaves_the_best_so_far(tmp_path):

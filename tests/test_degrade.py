@@ -312,6 +312,10 @@ def test_new_operators_have_exact_gradients():
         (lambda x: shift_bands(x, torch.zeros(3, 2)), r"got \(3, 2\)"),
         (lambda x: sampled_in(x, "both", torch.Generator()), "Unknown regime 'both'"),
         (lambda x: sampled_in(x, "none", torch.Generator(), factor=5), "crop to 10"),
+        (
+            lambda x: sampled_in(x[0], "alias+shift", torch.Generator()),
+            r"\(\.\.\., C, H, W\), got \(12, 12\)",
+        ),
     ],
 )
 def test_what_cannot_be_degraded_is_said(wrong, said):

@@ -72,6 +72,13 @@ def test_a_wald_batch_knows_all_ten_bands_at_20_m():
     assert example.bands == tuple(range(10))
 
 
+def test_a_wald_batch_is_of_multiples_of_four_cells():
+    ten, twenty = torch.rand(1, 4, 8, 8), torch.rand(1, 6, 4, 4)
+    assert wald_batch((ten, twenty), seeded()).images[1].shape == (1, 6, 1, 1)
+    with pytest.raises(GridError, match="do not divide into blocks of 4"):
+        wald_batch((torch.rand(1, 4, 12, 12), torch.rand(1, 6, 6, 6)), seeded())
+
+
 @pytest.mark.parametrize("bands", [8, 10])
 def test_a_simulated_batch_is_made_of_the_finer_image(bands):
     ten, twenty, fine = batch(fine=bands)

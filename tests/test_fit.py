@@ -6,6 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -49,6 +50,22 @@ def loss(net, batch):
 
 def losses(steps):
     return [step.loss for step in steps]
+
+
+def begun(steps):
+    """Make a step, and another: the checkpoint of the first is then there."""
+    return [next(steps), next(steps)]
+
+
+@contextmanager
+def full_disk(size):
+    """No file grows beyond `size` bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
@@ -192,7 +209,7 @@ def test_kill_minus_nine_is_survived(tmp_path):
 def test_a_checkpoint_of_another_recipe_is_refused(tmp_path, change, said):
     path = tmp_path / "a.ckpt"
     same = {"network": network(), "plan": PLAN, "facts": {"side": 8}}
-    next(fit(draw=draw, loss=loss, checkpoint=path, every=1, **same))
+    begun(fit(draw=draw, loss=loss, checkpoint=path, every=1, **same))
     with pytest.raises(ModelError, match=f"a.ckpt is of another recipe: .*{said}"):
         next(fit(draw=draw, loss=loss, checkpoint=path, **same | change))
 
@@ -232,25 +249,104 @@ def test_what_is_not_finite_stops_and_is_kept(tmp_path, draws, losing, said):
     assert torch.load(path, weights_only=True)["next"] == 3
     with pytest.raises(DivergedError, match=r"at step 3\. Give checkpoint="):
         list(fit(network(), draws, losing, PLAN))
+    none = tmp_path / "b.ckpt"
+    with pytest.raises(DivergedError, match=r"Its batch is in b\.batch\.pt\.$"):
+        list(fit(network(), draws, losing, PLAN, checkpoint=none))
 
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path):
     path = tmp_path / "a.ckpt"
     steps = fit(network(), draw, loss, PLAN, checkpoint=path, every=2)
-    next(steps), next(steps)
+    losses(next(steps) for _ in range(3))
     whole = path.read_bytes()
     next(steps)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) // 2, hard))
-    try:
-        with pytest.raises(StoreError, match=r"after 4 steps cannot.*make room"):
-            next(steps)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    said = r"after 4 steps cannot.*The one before it is whole: make room"
+    with full_disk(len(whole) // 2), pytest.raises(StoreError, match=said):
+        next(steps)
     assert path.read_bytes() == whole
     assert list(tmp_path.iterdir()) == [path]
     again = fit(network(), draw, loss, PLAN, checkpoint=path)
     assert losses(again) == losses(fit(network(), draw, loss, PLAN))[2:]
+
+
+def test_a_full_disk_at_the_first_checkpoint_leaves_none_and_says_so(tmp_path):
+    steps = fit(network(), draw, loss, PLAN, checkpoint=tmp_path / "a.ckpt", every=1)
+    next(steps)
+    said = "after 1 steps cannot.*There is none before it: make room and begin again"
+    with full_disk(100), pytest.raises(StoreError, match=said):
+        next(steps)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_leaves_the_log(tmp_path):
+    options = {"checkpoint": tmp_path / "a.ckpt", "log": tmp_path / "a.csv"}
+    steps = fit(network(), draw, loss, PLAN, every=6, **options)
+    losses(next(steps) for _ in range(7))
+    before = options["log"].read_bytes()
+    again = fit(network(), draw, loss, PLAN, every=6, **options)
+    with (
+        full_disk(len(before) // 2),
+        pytest.raises(StoreError, match=r"log a\.csv cannot be begun.*make room"),
+    ):
+        next(again)
+    assert options["log"].read_bytes() == before
+    again = fit(network(), draw, loss, PLAN, every=6, **options)
+    next(again)
+    size = options["log"].stat().st_size
+    with (
+        full_disk(size + 5),
+        pytest.raises(StoreError, match=r"Step 7 cannot be written to the log a\.csv"),
+    ):
+        next(again)
+    list(fit(network(), draw, loss, PLAN, **options))
+    with options["log"].open() as file:
+        assert [int(r["step"]) for r in csv.DictReader(file)] == list(range(8))
+
+
+def test_a_step_is_in_the_log_before_it_is_in_the_checkpoint(tmp_path):
+    path, log = tmp_path / "a.ckpt", tmp_path / "a.csv"
+    steps = fit(network(), draw, loss, PLAN, checkpoint=path, every=1, log=log)
+    begun(steps)
+    log.unlink()
+    log.mkdir()  # no row can be written
+    with pytest.raises(StoreError, match="Step 2 cannot be written"):
+        next(steps)
+    assert torch.load(path, weights_only=True)["next"] == 2
+
+
+def test_what_is_done_with_a_step_is_done_before_its_checkpoint(tmp_path):
+    path = tmp_path / "a.ckpt"
+    for step in fit(network(), draw, loss, PLAN, checkpoint=path, every=1):
+        done = torch.load(path, weights_only=True)["next"] if path.exists() else 0
+        assert done == step.step
+
+
+@pytest.mark.parametrize("option", ["checkpoint", "log"])
+def test_a_place_that_cannot_be_written_is_said_before_the_first_step(tmp_path, option):
+    place = {option: tmp_path / "nowhere" / "a.file"}
+    with pytest.raises(StoreError, match=r"no folder .*nowhere for a\.file: make it"):
+        next(fit(network(), None, None, PLAN, **place))
+    with pytest.raises(StoreError, match="is no file: name another"):
+        next(fit(network(), None, None, PLAN, **{option: tmp_path}))
+
+
+def test_what_a_kill_left_of_a_checkpoint_is_removed(tmp_path):
+    path, log = tmp_path / "a.ckpt", tmp_path / "a.csv"
+    left = [".a.ckpt.0123abcd.part", ".a.csv.00000000.part"]
+    others = [
+        ".b.ckpt.0123abcd.part",
+        ".a.ckpt.0123abc.part",
+        ".a.ckpt.0123ABCD.part",
+        ".axckpt.0123abcd.part",
+        "a.ckpt.0123abcd.part",
+    ]
+    for name in (*left, *others):
+        (tmp_path / name).touch()
+    (tmp_path / ".a.ckpt.00000000.part").mkdir()
+    (tmp_path / ".a.ckpt.11111111.part").symlink_to(tmp_path / others[0])
+    next(fit(network(), draw, loss, PLAN, checkpoint=path, log=log))
+    kept = {*others, ".a.ckpt.00000000.part", ".a.ckpt.11111111.part", "a.csv"}
+    assert {p.name for p in tmp_path.iterdir()} == kept
 
 
 @pytest.mark.parametrize(
@@ -259,6 +355,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path):
         ({"steps": 0}, "steps is 1 or more; got 0"),
         ({"lr": 0.0}, "lr is above 0; got 0.0"),
         ({"warm": 1.0}, "warm is a share, below 1; got 1.0"),
+        ({"seed": -1}, "seed is 0 or more; got -1"),
         ({"precision": "fp16"}, "precision is bf16 or float32; got 'fp16'"),
     ],
 )
@@ -269,7 +366,7 @@ def test_strange_plans_are_refused(change, said):
 
 def test_the_recipe_is_readable_in_the_file(tmp_path):
     path = tmp_path / "a.ckpt"
-    next(fit(network(), draw, loss, PLAN, checkpoint=path, every=1, facts={"a": 1}))
+    begun(fit(network(), draw, loss, PLAN, checkpoint=path, every=1, facts={"a": 1}))
     recipe = json.loads(torch.load(path, weights_only=True)["recipe"])
     assert recipe["plan"]["steps"] == 8
     assert recipe["facts"] == {"a": 1}

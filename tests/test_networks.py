@@ -551,9 +551,10 @@ def test_flows_are_bounded_and_sides_are_checked():
         network(torch.zeros(1, 2, 32, 40))
 
 
-def test_a_factor_that_is_no_power_of_two_is_refused():
-    with pytest.raises(ModelError, match="power of 2"):
-        RRDBNet(TWO, factor=3, **TEN)
+@pytest.mark.parametrize("factor", [-2, 0, 1, 3, 6])
+def test_a_factor_that_is_no_power_of_two_is_refused(factor):
+    with pytest.raises(ModelError, match=rf"power of 2: 2, 4, 8 \.\.\.; got {factor}"):
+        RRDBNet(TWO, factor=factor, **TEN)
 
 
 # The catalogue

@@ -2,6 +2,10 @@
 
 import json
 import runpy
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -190,6 +194,77 @@ def test_nothing_is_read_before_the_first_batch_is_asked_for():
     log = []
     sampler(counted(world(), log))
     assert not log
+
+
+class Slow(list):
+    """A log of reads that take long."""
+
+    def append(self, place):
+        time.sleep(0.02)
+        super().append(place)
+
+
+def slow(log):
+    """A sampler whose queue takes seconds to read."""
+    scene = counted(world((120, 120)), log, chunk=8)
+    return sampler(scene, batch=1, windows=64, most=24, threads=1)
+
+
+def test_who_drops_a_sampler_stops_its_reads():
+    log, others = Slow(), set(threading.enumerate())
+    on = slow(log)
+    on(0)
+    (reader,) = set(threading.enumerate()) - others
+    del on
+    before = len(log)
+    reader.join(5)
+    assert not reader.is_alive()
+    assert len(log) <= before + 3  # the bands of one window
+
+
+CHILD = """
+import sys
+sys.path.insert(0, {tests!r})
+from test_patches import Slow, slow
+
+class Told(Slow):
+    def append(self, place):
+        print("read", flush=True)
+        super().append(place)
+
+on = slow(Told())
+on(0)
+print("end", flush=True)
+raise KeyboardInterrupt
+"""
+
+
+def test_python_ends_without_the_reads_that_wait():
+    code = CHILD.format(tests=str(Path(__file__).parent))
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert "KeyboardInterrupt" in done.stderr
+    lines = done.stdout.split()
+    assert "read" in lines
+    # The bands of one window, and of one begun meanwhile; there are dozens.
+    assert len(lines[lines.index("end") :]) <= 1 + 6
+
+
+def test_what_no_thread_has_begun_is_read_where_it_is_asked_for():
+    held = threading.Event()
+
+    class Stuck(list):
+        def append(self, place):
+            if threading.current_thread() is not threading.main_thread():
+                assert held.wait(60)
+            super().append(place)
+
+    on = slow(Stuck())
+    on.cache.foresee([on._window(0, k) for k in range(40)])
+    last = on._window(0, 39)
+    assert on.cache[last].images[0].shape[0] == 2
+    held.set()
 
 
 def test_a_reader_that_fails_is_named_with_its_window():

@@ -117,10 +117,32 @@ def test_a_broken_file_is_named(tmp_path):
     with pytest.raises(ReadError, match=r"HERE_tensor_10m.*cannot be read as a tensor"):
         sen2venus(tmp_path)
     second(tmp_path, zipped=False)
-    (tmp_path / "HERE_0_b11b12_20m.tif").unlink()
+    (tmp_path / "HERE_1_b11b12_20m.tif").unlink()
     on = Sampler(sen2venus(tmp_path), side=16, batch=2, rules=RULES)
-    with pytest.raises(ReadError, match=r"HERE_0.*cells 0:64, 0:64.*b11b12"):
+    with pytest.raises(ReadError, match=r"HERE_1.*cells 0:64, 0:64.*b11b12"):
         list(map(on, range(9)))
+    (tmp_path / "HERE_0_b11b12_20m.tif").unlink()
+    with pytest.raises(ReadError, match=r"HERE_0_b11b12_20m\.tif cannot be opened"):
+        sen2venus(tmp_path)
+
+
+def test_an_archive_that_is_not_there_is_named(tmp_path):
+    second(tmp_path)
+    (tmp_path / "HERE.zip").unlink()
+    with pytest.raises(ReadError, match=r"HERE_0_.*\.tif cannot be opened.*HERE\.zip"):
+        sen2venus(tmp_path)
+
+
+@pytest.mark.parametrize("make", [first, second])
+@pytest.mark.parametrize("cut", [1, 30])
+def test_an_index_that_is_cut_off_is_said(tmp_path, make, cut):
+    make(tmp_path)
+    index = tmp_path / "index.csv"
+    lines = index.read_text().splitlines()
+    lines[-1] = "\t".join(lines[-1].split("\t")[:-1])[:-cut]
+    index.write_text("\n".join(lines))
+    with pytest.raises(ReadError, match=r"in index\.csv names no file of .*b5b6b7b8a"):
+        sen2venus(tmp_path)
 
 
 # L1BSR

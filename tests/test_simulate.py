@@ -283,6 +283,11 @@ def test_a_size_that_is_no_whole_cell_is_refused(tmp_path, size, message):
         simulate_scene(tmp_path, size=size)
 
 
+def test_a_seed_below_0_is_refused(tmp_path):
+    with pytest.raises(GridError, match="seed=-1: the seed of a scene is 0 or more"):
+        simulate_scene(tmp_path, size=60, seed=-1)
+
+
 def test_a_level_that_is_none_is_refused(tmp_path):
     with pytest.raises(RadiometryError, match=r"level='L1B'.*L1C.*L2A"):
         simulate_scene(tmp_path, size=60, level="L1B")

@@ -90,7 +90,7 @@ class RRDBNet(nn.Module):
     Raises
     ------
     ModelError
-        `factor` is not a power of 2.
+        `factor` is not 2 or a higher power of it.
     """
 
     def __init__(
@@ -106,8 +106,7 @@ class RRDBNet(nn.Module):
         padding: Padding = "valid",
     ) -> None:
         super().__init__()
-        octaves = factor.bit_length() - 1
-        if factor != 1 << octaves:
+        if factor < 2 or factor & (factor - 1):
             raise ModelError(f"factor is a power of 2: 2, 4, 8 ...; got {factor}")
         bands = sum(n for n, _ in inputs)
 
@@ -121,6 +120,7 @@ class RRDBNet(nn.Module):
             *(RRDB(features, growth, padding) for _ in range(blocks)), conv()
         )
         self.twice = Upsample(2, "nearest")
+        octaves = factor.bit_length() - 1
         self.octaves = nn.ModuleList(conv() for _ in range(octaves))
         self.fine = conv()
         self.tail = conv(bands)

@@ -129,7 +129,7 @@ def simulate_scene(
     Raises
     ------
     GridError
-        `size` does not make whole 60 m cells, or is too small.
+        `size` does not make whole 60 m cells, or is too small; `seed` is below 0.
     RadiometryError
         `level` is neither of the two.
     """
@@ -140,6 +140,8 @@ def simulate_scene(
             f"size={size}: the side of a scene is a multiple of 6 ten-metre pixels, "
             f"60 at least. The nearest is {near}."
         )
+    if seed < 0:
+        raise GridError(f"seed={seed}: the seed of a scene is 0 or more.")
     if level not in ("L1C", "L2A"):
         raise RadiometryError(f'level={level!r}: choose "L1C" or "L2A".')
     names = [b for b in BANDS if level == "L1C" or b != "B10"]

@@ -120,8 +120,8 @@ def keep_best(
         if not begun:
             best.resume(step.step)
             begun = True
-        # A checkpoint lies after step n * every - 1: a kill between the two, and the
-        # step that is to be scored is made again.
+        # `fit` writes the checkpoint of a step when the next is asked for: a kill
+        # before there is a score, and the step is made again.
         if step.step % every == 0 or step.step == last:
             best.add(step.step, judge(step.network), step.network)
         yield step

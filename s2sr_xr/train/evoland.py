@@ -117,7 +117,8 @@ def wald_batch(
     Raises
     ------
     GridError
-        The sides of the 20 m images are not multiples of 4, or less than 8.
+        The batch is not of 4 bands at 10 m and 6 at 20 m of the same ground, or the
+        sides of the 20 m images are not multiples of 4.
     """
     ten, twenty = batch[:2]
     _check_batch(ten, twenty)

@@ -17,8 +17,10 @@ import io
 import json
 import math
 import os
+import re
 import secrets
 import time
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
@@ -72,7 +74,7 @@ class Plan:
     With bf16 and channels-last a step takes 0.13 s on two cores, with float32 1.1 s."""
 
     seed: int = 0
-    """Of the random numbers in the loss, with the step."""
+    """Of the random numbers in the loss, with the step; 0 or more."""
 
     def __post_init__(self) -> None:
         within = (
@@ -83,6 +85,7 @@ class Plan:
             (self.clip > 0, "clip", "above 0"),
             (0 <= self.ema < 1, "ema", "a share, below 1"),
             (self.precision in get_args(Precision), "precision", "bf16 or float32"),
+            (self.seed >= 0, "seed", "0 or more"),
         )
         for fine, name, said in within:
             if not fine:
@@ -144,10 +147,13 @@ def fit(
         How long and how fast.
     checkpoint
         A file to go on from if it is there, and to leave `every` so many steps and at
-        the end. It appears whole or not at all. A training that is finished yields its
-        last step again.
+        the end, in a folder that is there. It appears whole or not at all, and when
+        the next step is asked for: what the caller does with a step is done by then,
+        or the step is made again. A training that is finished yields its last step
+        again.
     log
-        A CSV file of step, loss, step size and seconds since the start of this process.
+        A CSV file of step, loss, step size and seconds since the start of this process,
+        in a folder that is there.
     facts
         What else decides the losses, such as the recipe: compared on resume.
     optimiser
@@ -162,8 +168,12 @@ def fit(
         The loss or its gradient is not finite. The message names the step; the batch
         lies beside the checkpoint. Also a `FloatingPointError`.
     StoreError
-        The checkpoint cannot be written. The one before it stays.
+        The checkpoint or the log cannot be written, or has no folder. A checkpoint that
+        was there stays.
     """
+    for path in (checkpoint, log):
+        if path is not None:
+            _make_way(path)
     network.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     run = _Run(network, optimiser(network.parameters(), lr=plan.lr), plan, facts or {})
     if checkpoint is not None and checkpoint.exists():
@@ -178,11 +188,12 @@ def fit(
             run.step(loss, batch)
         except DivergedError as error:
             raise DivergedError(f"{error} {_kept(batch, checkpoint)}") from None
-        if checkpoint is not None and (run.next % every == 0 or run.next == plan.steps):
-            run.save(checkpoint)
+        # The checkpoint comes last: what a kill leaves undone, resuming does.
         if rows is not None:
             rows.add(step, run.loss, plan.lr * plan.pace(step))
         yield Step(step, run.loss, run.mean)
+        if checkpoint is not None and (run.next % every == 0 or run.next == plan.steps):
+            run.save(checkpoint)
 
 
 class _Run:
@@ -256,7 +267,13 @@ class _Run:
         except OSError as error:
             raise StoreError(
                 f"The checkpoint after {self.next} steps cannot be written: {error}. "
-                "The one before it is whole: make room and run again to go on from it."
+                + (
+                    "The one before it is whole: make room and run again to go on "
+                    "from it."
+                    if path.exists()
+                    else "There is none before it: make room and begin again."
+                ),
+                store=str(path),
             ) from error
 
     def load(self, path: Path) -> None:
@@ -302,20 +319,35 @@ class _Log:
 
     def __init__(self, path: Path, begin: int) -> None:
         self.path, self.begun = path, time.monotonic()
-        kept = []
-        if path.exists():
-            with path.open(newline="") as file:
-                rows = [row for row in csv.reader(file) if len(row) == len(_COLUMNS)]
-            # What was done after the checkpoint is done again.
-            kept = [r for r in rows if r[0].isdigit() and int(r[0]) < begin]
-        with path.open("w", newline="") as file:
-            csv.writer(file).writerows([_COLUMNS, *kept])
+        kept: list[list[str]] = []
+        try:
+            if path.exists():
+                with path.open(newline="") as file:
+                    rows = [r for r in csv.reader(file) if len(r) == len(_COLUMNS)]
+                # What was done after the checkpoint is done again.
+                kept = [r for r in rows if r[0].isdigit() and int(r[0]) < begin]
+            text = io.StringIO(newline="")
+            csv.writer(text).writerows([_COLUMNS, *kept])
+            _replace(path, text.getvalue().encode())
+        except OSError as error:
+            raise StoreError(
+                f"The log {path.name} cannot be begun: {error}. What is in it stays: "
+                "make room and run again.",
+                store=str(path),
+            ) from error
 
     def add(self, step: int, loss: float, lr: float) -> None:
         """Write one row."""
         seconds = f"{time.monotonic() - self.begun:.2f}"
-        with self.path.open("a", newline="") as file:
-            csv.writer(file).writerow([step, repr(loss), f"{lr:.3e}", seconds])
+        try:
+            with self.path.open("a", newline="") as file:
+                csv.writer(file).writerow([step, repr(loss), f"{lr:.3e}", seconds])
+        except OSError as error:
+            raise StoreError(
+                f"Step {step} cannot be written to the log {self.path.name}: {error}. "
+                "Make room and run again.",
+                store=str(self.path),
+            ) from error
 
 
 def _mixed_seed(seed: int, step: int) -> int:
@@ -366,17 +398,41 @@ def _kept(batch: object, checkpoint: Path | None) -> str:
         _write(path, _plain(batch))
     except OSError as error:
         return f"Its batch could not be saved: {error}."
-    return f"Its batch is in {path.name}; the checkpoint before it is whole."
+    whole = "; the checkpoint before it is whole" if checkpoint.exists() else ""
+    return f"Its batch is in {path.name}{whole}."
+
+
+def _make_way(path: Path) -> None:
+    """Raise unless a file can go there, and remove what kills left of it."""
+    if not path.parent.is_dir():
+        raise StoreError(
+            f"There is no folder {path.parent} for {path.name}: make it, or name "
+            "another.",
+            store=str(path),
+        )
+    if path.exists() and not path.is_file():
+        raise StoreError(f"{path} is no file: name another.", store=str(path))
+    part = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.part")
+    # That one stays is no reason not to train.
+    with suppress(OSError):
+        for left in path.parent.iterdir():
+            if part.fullmatch(left.name) and left.is_file() and not left.is_symlink():
+                left.unlink()
 
 
 def _write(path: Path, state: object) -> None:
-    """Write a file that appears whole or not at all."""
+    """Write what `torch.load` reads to a file that appears whole or not at all."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
+    _replace(path, buffer.getbuffer())
+
+
+def _replace(path: Path, data: bytes | memoryview) -> None:
+    """Write a file that appears whole or not at all."""
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         with part.open("xb") as file:
-            file.write(buffer.getbuffer())
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)

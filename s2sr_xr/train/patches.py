@@ -19,11 +19,13 @@ A patch is refused, and another drawn, where
 from __future__ import annotations
 
 import math
-from collections import Counter, OrderedDict
-from concurrent.futures import Future, ThreadPoolExecutor
+import weakref
+from collections import Counter, OrderedDict, deque
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from threading import Lock
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from threading import Lock, Thread, main_thread
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -33,7 +35,7 @@ from s2sr_xr.errors import GridError, ReadError
 from s2sr_xr.train.augment import Augment, Patch, augmented
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import xarray as xr
     from numpy.typing import NDArray
@@ -118,6 +120,7 @@ class Sampler:
         Cells along the longest side of a window; larger chunks are cut.
     threads
         How many windows are read at once, beside the training; 0 reads when needed.
+        They end after what they read when the sampler is dropped, or Python ends.
 
     Raises
     ------
@@ -225,28 +228,11 @@ class Sampler:
             return None, "is flat"
         return tuple(torch.from_numpy(image) for image in images), ""
 
-    def _read(self, window: _Window) -> _Pixels:
-        """Return the pixels of a window."""
-        scene = self.scenes[window.scene]
-        try:
-            images = tuple(
-                _stack(layers, window, g.per_cell)
-                for g, layers in zip(scene.groups, scene.layers, strict=True)
-            )
-            cloud = _clouds(scene, images, window)
-        except Exception as error:
-            (top, bottom), (left, right) = window.rows, window.cols
-            raise ReadError(
-                f"{scene.name}: cells {top}:{bottom}, {left}:{right} of time step "
-                f"{window.time} cannot be read: {type(error).__name__}: {error}",
-                scene=scene.name,
-                window=(window.rows, window.cols),
-            ) from error
-        return _Pixels(images, cloud)
-
     def forget(self) -> None:
         """Drop the pixels that are held, and the threads: a fork has neither."""
-        self.cache = _Cache(self._read, 2 * self.windows + 8, self.threads)
+        # Of the scenes, not of `self`: who drops the sampler stops its threads.
+        read = partial(_read, self.scenes)
+        self.cache = _Cache(read, 2 * self.windows + 8, self.threads)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what another process needs: everything but the pixels."""
@@ -289,29 +275,40 @@ class Batches(IterableDataset[Patch]):
         return len(self.steps)
 
 
-@dataclass(slots=True)
+_Read: TypeAlias = "Callable[[_Window], _Pixels]"
+_Queue: TypeAlias = "deque[tuple[_Window, Future[_Pixels]]]"
+
+
+@dataclass(slots=True, weakref_slot=True, eq=False)
 class _Cache:
     """The windows that were read last, and some that will be asked for."""
 
-    read: Any
-    """Window -> pixels."""
+    read: _Read
 
     most: int
     """Windows held."""
 
-    threads: int
-    """That read ahead."""
+    count: int
+    """Threads that read ahead."""
 
     held: OrderedDict[_Window, _Pixels] = field(default_factory=OrderedDict)
     coming: dict[_Window, Future[_Pixels]] = field(default_factory=dict)
-    pool: ThreadPoolExecutor | None = None
+    queue: _Queue = field(default_factory=deque)
+    threads: list[Thread] = field(default_factory=list)
     lock: Any = field(default_factory=Lock)
+
+    def __post_init__(self) -> None:
+        # The threads know the queue alone: it is empty when no one needs the pixels.
+        weakref.finalize(self, self.queue.clear)
 
     def __getitem__(self, window: _Window) -> _Pixels:
         with self.lock:
             if window not in self.held:
                 future = self.coming.pop(window, None)
-                self.held[window] = future.result() if future else self.read(window)
+                if future is None or future.cancel():  # no thread has begun it
+                    self.held[window] = self.read(window)
+                else:
+                    self.held[window] = future.result()
             self.held.move_to_end(window)
             while len(self.held) > self.most:
                 self.held.popitem(last=False)
@@ -319,15 +316,57 @@ class _Cache:
 
     def foresee(self, windows: Sequence[_Window]) -> None:
         """Begin to read windows in the background, and drop what else was begun."""
-        if not self.threads:
+        if not (self.count and main_thread().is_alive()):
             return
-        if self.pool is None:
-            self.pool = ThreadPoolExecutor(self.threads, "s2sr-patches")
         for window in self.coming.keys() - set(windows):
             self.coming.pop(window).cancel()
         for window in windows:
             if window not in self.held and window not in self.coming:
-                self.coming[window] = self.pool.submit(self.read, window)
+                self.coming[window] = Future()
+                self.queue.append((window, self.coming[window]))
+        self.threads = [t for t in self.threads if t.is_alive()]
+        while self.queue and len(self.threads) < self.count:
+            told = self.read, self.queue
+            self.threads.append(Thread(target=_ahead, args=told, name="s2sr-patches"))
+            self.threads[-1].start()
+
+
+def _ahead(read: _Read, queue: _Queue) -> None:
+    """Read the windows of a queue until it is empty, or Python is about to end.
+
+    Not a pool's: Python waits at its end for all that a pool has been given, and for
+    a plain thread only.
+    """
+    while main_thread().is_alive():
+        try:
+            window, future = queue.popleft()
+        except IndexError:
+            return
+        if future.set_running_or_notify_cancel():
+            try:
+                future.set_result(read(window))
+            except BaseException as error:  # noqa: BLE001 - raised where it is asked for
+                future.set_exception(error)
+
+
+def _read(scenes: Sequence[Source], window: _Window) -> _Pixels:
+    """Return the pixels of a window."""
+    scene = scenes[window.scene]
+    try:
+        images = tuple(
+            _stack(layers, window, g.per_cell)
+            for g, layers in zip(scene.groups, scene.layers, strict=True)
+        )
+        cloud = _clouds(scene, images, window)
+    except Exception as error:
+        (top, bottom), (left, right) = window.rows, window.cols
+        raise ReadError(
+            f"{scene.name}: cells {top}:{bottom}, {left}:{right} of time step "
+            f"{window.time} cannot be read: {type(error).__name__}: {error}",
+            scene=scene.name,
+            window=(window.rows, window.cols),
+        ) from error
+    return _Pixels(images, cloud)
 
 
 def _check_scenes(scenes: Sequence[Source], side: int) -> None:

@@ -42,7 +42,7 @@ from s2sr_xr.train.l1b import BANDS, FLAT, FULL, GREEN, Sensor, Views
 from s2sr_xr.train.scenes import Source
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -91,7 +91,8 @@ def sen2venus(index: str | Path) -> list[Source]:
     Raises
     ------
     ReadError
-        There is no index, it has no rows, or a file of its first row cannot be opened.
+        There is no index, it has no rows, a row is cut off, or a file of the first row
+        cannot be opened.
     GridError
         Its columns are of neither version.
     """
@@ -105,11 +106,28 @@ def sen2venus(index: str | Path) -> list[Source]:
         raise ReadError(f"{path.name} lists no patches.")
     for columns, patches in ((FIRST, _of_tensors), (SECOND, _of_images)):
         if set(columns) <= set(rows[0]):
-            return [patches(path.parent, row) for row in rows]
+            _check_rows(path.name, rows, columns)
+            made = [patches(path.parent, row) for row in rows]
+            if columns is SECOND:  # of which none was opened
+                for column, (_, n) in SECOND.items():
+                    _Image(path.parent / rows[0][column], n).open().close()
+            return made
     raise GridError(
         f"{path.name} has the columns {', '.join(rows[0])}; version 1 of Sen2Venus has "
         f"{', '.join(FIRST)}, version 2 {', '.join(SECOND)}, separated by tabs."
     )
+
+
+def _check_rows(
+    name: str, rows: Sequence[Mapping[str, str | None]], columns: Collection[str]
+) -> None:
+    """Raise unless each row names a file in each column."""
+    for number, row in enumerate(rows, 1):
+        if missing := [c for c in columns if not row[c]]:
+            raise ReadError(
+                f"Row {number} of {len(rows)} in {name} names no file of "
+                f"{', '.join(missing)}: it is cut off. Fetch the index again."
+            )
 
 
 def _of_tensors(folder: Path, row: dict[str, str]) -> Source:
@@ -187,7 +205,7 @@ class _Image:
     per_cell: int
 
     def band(self, k: int) -> _Band:
-        """Return one band. All patches of the set have one size: none is opened."""
+        """Return one band, unopened: all patches of the set have one size."""
         side = CELLS * self.per_cell
         return _Band(self, k, (side, side))
 
@@ -198,17 +216,27 @@ class _Image:
             return str(self.path)
         return f"/vsizip/{archive}/{self.path.relative_to(archive)}"
 
+    def open(self) -> Any:  # noqa: ANN401 - rasterio's
+        """Return the file, open, without its pixels."""
+        import rasterio
+        from rasterio.errors import RasterioError
+
+        try:
+            file = rasterio.open(self.href())
+        except RasterioError as error:
+            raise ReadError(f"{self.path.name} cannot be opened: {error}") from error
+        side = CELLS * self.per_cell
+        if file.shape != (side, side):
+            file.close()
+            raise ReadError(
+                f"{self.path.name} has {file.shape} pixels; patches of Sen2Venus "
+                f"have {side} x {side} there."
+            )
+        return file
+
     def read(self, k: int, place: tuple[Any, ...]) -> NDArray[Any]:
         """Return counts of a part of a band."""
-        import rasterio
-
-        with rasterio.open(self.href()) as file:
-            side = CELLS * self.per_cell
-            if file.shape != (side, side):
-                raise ReadError(
-                    f"{self.path.name} has {file.shape} pixels; patches of Sen2Venus "
-                    f"have {side} x {side} there."
-                )
+        with self.open() as file:
             return np.asarray(file.read(k + 1)[place])
 
 
