@@ -132,7 +132,9 @@ def resolve(device: str) -> str:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        found = torch.empty(1, device=device).device
+        probe = torch.zeros(1, device=device)
+        probe.cpu()  # "meta" makes tensors that hold nothing
+        found = probe.device
     except (RuntimeError, AssertionError) as err:
         seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
         raise ModelError(

@@ -510,6 +510,7 @@ def test_a_grid_that_is_not_utm_is_refused():
         ({"model": 7}, s2sr_xr.ModelError, "model=7 is no name, no file"),
         ({"bands": 11}, s2sr_xr.MissingBandError, "a list of names; got 11"),
         ({"precision": "float16"}, s2sr_xr.ModelError, "precision='float16'"),
+        ({"device": "meta"}, s2sr_xr.ModelError, "device='meta' is not usable"),
         ({"device": "cuda:7"}, s2sr_xr.ModelError, "device='cuda:7' is not usable"),
     ],
 )

@@ -102,9 +102,9 @@ class Recipe:
         if self.task not in get_args(Task):
             raise ModelError(f"task is self or supervised; got {self.task!r}.")
         optimiser_of(self.optimiser)
-        if self.side < 16 or self.side % 16 or self.batch < 1:
+        if self.side < 16 or self.batch < 1:
             raise ModelError(
-                "side is a multiple of 16 pixels, 16 or more, and batch 1 or more; got "
+                "side is 16 pixels or more, and batch 1 or more; got "
                 f"{self.side} and {self.batch}."
             )
         known = tuple(b for b in BANDS if b in self.bands)
