@@ -476,7 +476,7 @@ def _checked(
     pred: ArrayLike, truth: ArrayLike, *, ndim: int = 2
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return both as arrays, or raise unless they are finite images of one shape."""
-    pred, truth = np.asarray(pred), np.asarray(truth)
+    pred, truth = _unmasked(pred), _unmasked(truth)
     if pred.shape != truth.shape:
         raise GridError(
             f"pred has shape {pred.shape} and truth {truth.shape}; bring both to the "
@@ -495,6 +495,15 @@ def _checked(
                 f"anything else infinite is a fault where {name} was made"
             )
     return pred, truth
+
+
+def _unmasked(image: ArrayLike) -> NDArray[Any]:
+    """Return an array; what a mask hides is NaN."""
+    if not isinstance(image, np.ma.MaskedArray):
+        return np.asarray(image)
+    values = np.ma.getdata(image)
+    values = values if values.dtype.kind == "f" else values.astype(np.float64)
+    return np.where(np.ma.getmaskarray(image), np.nan, values).astype(values.dtype)
 
 
 def _check_peak(peak: float) -> None:

@@ -206,14 +206,24 @@ def one_scale_below(
     Raises
     ------
     MissingBandError
-        There is no band to judge.
+        There is no band to judge, or one that was asked for is not judged.
+    ModelError
+        There is no such task.
     GridError
         The scene is too small, has several times, or its bands cover different ground.
     """
+    if task not in TASKS:
+        raise ModelError(f"task={task!r} is not one of {', '.join(TASKS)}.")
     scene = scene_of(obj)
     _check_time(scene)
     natives = JUDGED[task]
-    judged = bands or _coarse_bands(scene, task)
+    there = _coarse_bands(scene, task)
+    judged = there if bands is None else tuple(bands)
+    if not judged or set(judged) - set(there):
+        raise MissingBandError(
+            f"bands={list(judged)} cannot be judged: the {task} task judges "
+            f"{', '.join(there)} of this scene."
+        )
     used = [b for b in BANDS if b in scene.planes and BANDS[b].native <= max(natives)]
     ground = _ground(scene, used, task)
     coarse: dict[int, dict[str, Floats]] = {10: {}, 20: {}, 60: {}}
@@ -315,13 +325,14 @@ def psnr_gain(scores: Scores, baseline: Scores, *, native: int | None = None) ->
     Returns
     -------
     float
-        ``inf`` where a band is perfect; NaN where no band has a pixel in common.
+        ``inf`` where a band is perfect; NaN where there is no band. Those without a
+        pixel in common are left out, and those that the baseline makes perfectly.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         gains = [
             20 * np.log10(np.float64(base.rmse) / row.rmse)
             for row, base in zip(scores.bands, baseline.bands, strict=True)
-            if native in (None, row.native) and np.isfinite(base.rmse)
+            if native in (None, row.native) and base.rmse > 0
         ]
     return float(np.mean(gains)) if gains else float("nan")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from worlds import tree
 
 import s2sr_xr
 from s2sr_xr import fidelity, report
@@ -286,6 +287,31 @@ def test_the_truth_is_sharper_and_true(scene):
         assert band.resolved == pytest.approx(1)  # the Nyquist frequency of 10 m
         assert band.gain > 5
         assert band.seen["result"].noise == band.seen["truth"].noise
+
+
+@pytest.mark.parametrize("value", [0.1, 0.3, 1.5, 6.4535])
+def test_ground_that_is_constant_is_no_noise(value):
+    image = 0.1 + 0.02 * RNG(0).normal(size=(240, 240))
+    image[:60, :60] = value
+    found = fidelity.noise(image, fidelity.flat_windows(image))
+    assert found.sigma == pytest.approx(0.02, rel=0.1)
+
+
+@pytest.mark.parametrize("value", [0.1, 0.3, 1.0])
+def test_a_constant_has_no_waves(value):
+    flat, other = np.full((64, 64), value), texture((64, 64))
+    assert np.isnan(fidelity.shift(flat, other)).all()
+    assert math.isnan(fidelity.energy_gain(other, flat, above=0.2))
+    assert np.isnan(fidelity.ring_correlation(flat, other)[1]).all()
+
+
+def test_a_band_with_few_pixels_is_measured_as_far_as_that_goes():
+    native = tree((5, 5), ["B02", "B05", "B01"])
+    found = fidelity.measure(native, native.s2sr.upsample("bicubic"))
+    sixty, twenty = (next(b for b in found.bands if b.native == n) for n in (60, 20))
+    assert math.isnan(sixty.spatial)
+    assert sixty.reflectance < 0.1
+    assert twenty.spatial < 0.5
 
 
 def test_consistent_results_keep_the_means(scene):

@@ -740,6 +740,54 @@ def test_a_graph_that_is_ours_becomes_our_network(tmp_path):
     assert s2sr_xr.get_spec(made).margin == MODELS[CARN][0].margin
 
 
+def test_a_graph_that_clips_stays_a_graph(tmp_path):
+    """Of usual reflectance it makes the same as a network that does not."""
+    weights = random_weights(CARN)
+    weights["tail.weight"] *= 0.02
+    model = carn_graph(weights)
+    last = model.graph.node[-1]
+    bounds = [
+        onnx.numpy_helper.from_array(np.float32(v), n)
+        for n, v in (("lo", 0), ("hi", 1e4))
+    ]
+    model.graph.initializer.extend(bounds)
+    clip = onnx.helper.make_node("Clip", [last.input[0], "lo", "hi"], ["clipped"])
+    model.graph.node.insert(len(model.graph.node) - 1, clip)
+    last.input[0] = "clipped"
+    onnx.save(model, tmp_path / "a.onnx")
+    made = import_checkpoint(
+        describe(tmp_path / "a.onnx"), "evoland-onnx", out=tmp_path
+    )
+    network = s2sr_xr.load_model(made)
+    with torch.inference_mode():
+        assert network(*(8 * i - 2 for i in ten_bands(20))).min() >= 0
+
+
+def test_a_graph_of_four_bands_is_not_taken_for_one_of_level_1b(tmp_path):
+    g, generator = Graph(), torch.Generator().manual_seed(0)
+    weights = {
+        "up.weight": torch.randn(16, 4, 3, 3, generator=generator) / 6,
+        "up.bias": torch.zeros(16),
+    }
+    up = g.op("DepthToSpace", g.conv("input", weights, "up"), blocksize=2, mode="CRD")
+    onnx.save(g.model(up, bands=4), tmp_path / "a.onnx")
+    four = {"bands": ["B2", "B3", "B4", "B8"], "margin": 2}
+    describe(tmp_path / "a.onnx", **four)
+    made = import_checkpoint(tmp_path / "a.onnx", "evoland-onnx", out=tmp_path)
+    assert s2sr_xr.get_spec(made).bands == ("B02", "B03", "B04", "B08")
+
+
+def test_tensors_that_share_memory_are_saved(tmp_path):
+    spec = s2sr_xr.get_spec("csr-s")
+    network = s2sr_xr.load_model("csr-s")
+    state, whole = network.state_dict(), torch.zeros(10_000)
+    shared = {k: v if v.ndim != 1 else whole[: v.numel()] for k, v in state.items()}
+    path = tmp_path / "a.safetensors"
+    files.save_tensors(path, shared, spec, "csr-s")
+    loaded = s2sr_xr.load_model(path).state_dict()
+    assert all(torch.equal(loaded[k], v) for k, v in shared.items())
+
+
 def test_its_constants_travel_with_it(tmp_path):
     """In counts, as other exports have them: the graph is ours with other numbers."""
     mean, std = CONSTANTS

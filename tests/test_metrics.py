@@ -26,6 +26,14 @@ PER_BAND = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.parametrize("kind", ["f4", "u2"])
+def test_what_a_mask_hides_is_missing(kind):
+    truth = np.arange(400).reshape(20, 20).astype(kind)
+    pred = np.ma.masked_array(truth + 0, mask=truth > 300)
+    pred.data[truth > 300] = 9
+    assert rmse(pred, truth) == 0
+
+
 @st.composite
 def scenes(draw, shape=None):
     """Three bands of a few levels: flat, dark, bright and negative parts are common."""

@@ -131,6 +131,35 @@ def test_a_border_is_left_out():
         compare_trial(trial, made, border=21)
 
 
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"bands": ["zz"]}, MissingBandError, "the 20m task judges B05, "),
+        ({"bands": ["B02"]}, MissingBandError, r"\['B02'\] cannot be judged"),
+        ({"bands": []}, MissingBandError, r"\[\] cannot be judged"),
+        ({"task": "7m"}, ModelError, "task='7m' is not one of"),
+    ],
+)
+def test_what_cannot_be_judged_one_scale_below_is_said(options, error, said):
+    with pytest.raises(error, match=said):
+        one_scale_below(tree((16, 16), TEN), **options)
+
+
+def test_bands_that_say_nothing_do_not_count_in_a_gain():
+    obj = tree((16, 16), TEN)
+    obj["r20m"]["B11"][:] = 0.25
+    trial = one_scale_below(obj)
+    made = {m: attempt(trial, m) for m in ("nearest", "bicubic")}
+    found = compare_trial(trial, made)
+    assert np.isfinite(psnr_gain(found["nearest"], found["bicubic"]))
+
+
+def test_five_metres_are_no_ten():
+    obj = tree((16, 16), TEN)
+    with pytest.raises(ModelError, match=r"carn-s makes pixels of 5 m.*superresolve"):
+        score_scene(obj, ["carn-s"], task="20m")
+
+
 def test_a_perfect_model_gains_without_end():
     trial = one_scale_below(tree((16, 16), TEN))
     made = {"bicubic": attempt(trial, "bicubic"), "truth": trial.truth}

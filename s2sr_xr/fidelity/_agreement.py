@@ -9,7 +9,7 @@ import numpy as np
 
 from s2sr_xr import metrics
 from s2sr_xr.errors import GridError
-from s2sr_xr.fidelity._spectra import transforms
+from s2sr_xr.fidelity._spectra import LEAST, transforms
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -30,7 +30,8 @@ class Agreement:
     """Mean angle between the spectra of all bands, in degrees; NaN for one band."""
 
     spatial: tuple[float, ...]
-    """By how much each band is moved, in pixels of the input."""
+    """By how much each band is moved, in pixels of the input; NaN of fewer than 8 along
+    a side."""
 
 
 def agreement(result: ArrayLike, native: ArrayLike) -> Agreement:
@@ -75,7 +76,8 @@ def agreement(result: ArrayLike, native: ArrayLike) -> Agreement:
         reflectance=tuple(_mean(np.abs(a - b)) for a, b in zip(back, own, strict=True)),
         spectral=spectral,
         spatial=tuple(
-            float(np.hypot(*shift(a, b))) for a, b in zip(back, own, strict=True)
+            float(np.hypot(*shift(a, b))) if min(a.shape) >= LEAST else float("nan")
+            for a, b in zip(back, own, strict=True)
         ),
     )
 

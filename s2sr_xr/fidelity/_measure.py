@@ -13,7 +13,7 @@ from s2sr_xr.errors import GridError, MissingBandError
 from s2sr_xr.fidelity._agreement import agreement
 from s2sr_xr.fidelity._edges import edge_response, find_edges
 from s2sr_xr.fidelity._noise import flat_windows, noise, seam_energy
-from s2sr_xr.fidelity._spectra import energy_gain, resolved, ring_correlation
+from s2sr_xr.fidelity._spectra import LEAST, energy_gain, resolved, ring_correlation
 from s2sr_xr.grid import grid_of
 
 if TYPE_CHECKING:
@@ -262,14 +262,16 @@ def _band(
             snr=spread.snr,
         )
     made, flat = (images.inner(k) for k in ("result", "bicubic"))
+    wide = min(made.shape) >= LEAST
     scores = {"psnr": np.nan, "psnr_bicubic": np.nan}
     scores |= {"resolved": np.nan, "resolved_bicubic": np.nan}
     if "truth" in fine:
         true = images.inner("truth")
         for end, image in (("", made), ("_bicubic", flat)):
             scores["psnr" + end] = float(metrics.psnr(image, _where(true, made, flat)))
-            curve = ring_correlation(image, true)
-            scores["resolved" + end] = resolved(*curve) * factor
+            if wide:
+                curve = ring_correlation(image, true)
+                scores["resolved" + end] = resolved(*curve) * factor
     lattice = tile > 0 and max(fine["result"].shape) > tile
     return BandFidelity(
         name=images.name,
@@ -278,7 +280,7 @@ def _band(
         spatial=spatial,
         edges=responses["native"].count,
         seen=seen,
-        gain=energy_gain(made, flat, above=0.5 / factor),
+        gain=energy_gain(made, flat, above=0.5 / factor) if wide else np.nan,
         seams=_seams(images, tile) if lattice else np.nan,
         **scores,
     )

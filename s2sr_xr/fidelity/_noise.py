@@ -120,6 +120,8 @@ def _board(side: int, factor: int) -> NDArray[np.bool_]:
 
 def _spread(windows: Floats, chosen: NDArray[np.bool_]) -> Floats:
     """Return the mean square of each window's chosen pixels about their plane."""
+    # Counted from a pixel of its own, ground that is constant is 0, not nearly so.
+    windows = windows - windows[:, :1, :1]
     rows, cols = np.nonzero(chosen)
     plane, _ = np.linalg.qr(np.stack([np.ones(rows.size), rows, cols], 1))
     pixels = windows[:, rows, cols]

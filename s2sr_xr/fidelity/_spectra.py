@@ -22,6 +22,9 @@ __all__ = ["energy_gain", "resolved", "ring_correlation", "spectrum", "transform
 
 SIDE = 64
 
+LEAST = 8
+"""Pixels along a side of an image that has a spectrum."""
+
 
 def spectrum(image: ArrayLike, *, side: int = SIDE) -> tuple[Floats, Floats]:
     """Return the power at each frequency, averaged over directions.
@@ -108,7 +111,8 @@ def resolved(frequency: Floats, curve: Floats, *, level: float = 0.5) -> float:
     -------
     float
         By linear interpolation, in the unit of `frequency`; the last frequency where
-        the curve never falls, 0 where it begins below; NaN where it has NaN first.
+        the curve never falls, 0 where it begins below; NaN where it has NaN
+        before it falls.
     """
     if np.isnan(curve[:1]).any():
         return float("nan")
@@ -172,10 +176,10 @@ def transforms(*images: Floats, side: int = SIDE) -> NDArray[np.complex128]:
         If the images differ in shape, are not 2-D, or have fewer than 8 pixels a side.
     """
     shape = images[0].shape
-    if any(v.shape != shape for v in images) or len(shape) != 2 or min(shape) < 8:
+    if any(v.shape != shape for v in images) or len(shape) != 2 or min(shape) < LEAST:
         raise GridError(
-            f"Spectra need images (H, W) of one shape, 8 pixels a side or more; got "
-            f"{', '.join(str(v.shape) for v in images)}."
+            f"Spectra need images (H, W) of one shape, {LEAST} pixels a side or more; "
+            f"got {', '.join(str(v.shape) for v in images)}."
         )
     n = min(side, *shape)
     taper = np.hanning(n + 2)[1:-1]
@@ -191,6 +195,8 @@ def transforms(*images: Floats, side: int = SIDE) -> NDArray[np.complex128]:
     if not whole:
         return np.empty((0, len(images), n, n), np.complex128)
     stack = np.stack(whole)
+    # Counted from a pixel of its own, a constant is 0, not nearly so.
+    stack = stack - stack[..., :1, :1]
     # The tapered mean is taken off, or its lobe hides the lowest rings.
     means = (stack * taper).sum((-2, -1), keepdims=True) / taper.sum()
     return np.fft.fft2((stack - means) * taper)
