@@ -28,7 +28,7 @@ from zarr.storage import FsspecStore, LocalStore, MemoryStore
 import s2sr_xr
 from s2sr_xr import store as s2
 from s2sr_xr.errors import ResumeMismatchError, StoreError
-from s2sr_xr.store import lease
+from s2sr_xr.store import lease, outline
 from s2sr_xr.tokens import token_of
 
 TESTS = Path(__file__).parent
@@ -514,6 +514,31 @@ def test_work_for_later_takes_the_lease_when_it_runs(tmp_path, lazy):
     work = ds.s2sr.to_zarr(path, resume=True, compute=False)
     dask.compute(work)
     assert equal(path, ds)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_store_that_another_run_begins_meanwhile_is_not_for_mode_w(
+    named, tmp_path, monkeypatch
+):
+    """Between the look at the place and the first object, another was quicker."""
+    path, first = tmp_path / "a.zarr", outline.make_room
+
+    def overtaken(at, mode):
+        if named:
+            s2.create(path, make_template(), block=(60, 60))
+        first(at, mode)
+        if not named:
+            monkeypatch.setattr(outline, "make_room", first)
+            s2.create(path, make_template(), block=(60, 60))
+
+    def once(at, mode):
+        monkeypatch.setattr(outline, "make_room", first)
+        overtaken(at, mode)
+
+    monkeypatch.setattr(outline, "make_room", once)
+    with pytest.raises(StoreError, match=r"Another run begins .*a\.zarr.*resume=True"):
+        s2.resume_or_create(path, make_template(), block=(60, 60))
+    assert s2.resume_or_create(path, make_template(), block=(60, 60)).missing()
 
 
 def test_a_lease_from_elsewhere_dies_of_silence(tmp_path, monkeypatch):

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import zarr
     from zarr.abc.store import Store
 
-__all__ = ["create", "outlined", "restore", "unknown"]
+__all__ = ["begun", "create", "outlined", "restore", "unknown"]
 
 _UNIT = 1098  # 10 980 is ten of them; 2.4 MB before compression
 _TIME_UNITS = {
@@ -99,6 +99,7 @@ def create(
         holds what a store cannot.
     """
     import zarr
+    from zarr.errors import ContainsArrayError, ContainsGroupError
 
     target, outline = outlined(place(store), template, block, unit, layout)
     coords, georeference = _coordinates(template)
@@ -124,11 +125,23 @@ def create(
         make_room(at, mode)
         # The group with its attributes comes first and whole: from here on the store is
         # known for ours, and as unfinished.
-        root = zarr.create_group(at, attributes=coords.attrs, zarr_format=3)
-        coords.to_zarr(at, mode="a", zarr_format=3, consolidated=False)
-        for v in target.variables:
-            _create_array(root, v, template[v.name], target, georeference)
+        try:
+            root = zarr.create_group(at, attributes=coords.attrs, zarr_format=3)
+            coords.to_zarr(at, mode="a", zarr_format=3, consolidated=False)
+            for v in target.variables:
+                _create_array(root, v, template[v.name], target, georeference)
+        except (ContainsGroupError, ContainsArrayError) as error:
+            raise begun(target.store) from error
     return target
+
+
+def begun(where: str | Store) -> StoreError:
+    """Return the error of a store that two runs begin at once."""
+    return StoreError(
+        f"Another run begins {where} at this moment. Wait until it is done, or run "
+        "again with resume=True to go on from what it leaves.",
+        store=str(where),
+    )
 
 
 def outlined(

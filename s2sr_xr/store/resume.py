@@ -6,10 +6,10 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from s2sr_xr.errors import ResumeMismatchError
+from s2sr_xr.errors import ResumeMismatchError, StoreError
 from s2sr_xr.store.attrs import jsonable
 from s2sr_xr.store.lease import refuse_if_held
-from s2sr_xr.store.outline import create, outlined, unknown
+from s2sr_xr.store.outline import begun, create, outlined, unknown
 from s2sr_xr.store.place import (
     attributes,
     open_store,
@@ -85,7 +85,12 @@ def resume_or_create(
         at = open_store(where, read_only=True)
         found = attributes(at) or {}
         if "s2sr:version" not in found:  # nothing, or nothing of ours
-            return new()
+            try:
+                return new()
+            except StoreError as error:
+                if "s2sr:version" not in (attributes(at) or {}):
+                    raise
+                raise begun(where) from error
         target, outline = outlined(where, template, block, unit, layout)
         _compare(where, found, {"token": jsonable(token or {}), "outline": outline})
         at = open_store(where)
