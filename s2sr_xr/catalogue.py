@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pystac
     from pystac.stac_io import StacIO
 
-__all__ = ["write_catalogue"]
+__all__ = ["check_catalogue", "write_catalogue"]
 
 FOLDER = "items"
 """Where the items of a catalogue lie, away from the stores beside it."""
@@ -79,6 +79,21 @@ def write_catalogue(
         # Items first, then the catalogue that names them; each file whole.
         catalogue.save(pystac.CatalogType.SELF_CONTAINED, stac_io=_whole_files())
     return catalogue
+
+
+def check_catalogue(folder: str | Path) -> None:
+    """Raise if the catalogue of a folder cannot be added to; there may be none.
+
+    Raises
+    ------
+    StoreError
+        ``catalog.json`` there is not of this library, or cannot be read.
+    """
+    root = Path(folder).absolute()
+    path = root / "catalog.json"
+    with storing("read the catalogue", root):
+        if path.exists():
+            _catalogue(path, "")
 
 
 def _catalogue(path: Path, description: str) -> pystac.Catalog:

@@ -344,12 +344,18 @@ def _is_doubtful(item: Mapping[str, Any], asset: Mapping[str, Any]) -> bool:
 
 def _raster_fields(asset: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
     """Yield the places that may hold scale and offset, under plain names."""
-    for entry in (asset.get("raster:bands") or [])[:1]:
+    for entry in _first(asset.get("raster:bands")):
         yield dict(entry), "raster:bands"
-    for place in (asset, *(asset.get("bands") or [])[:1]):
+    for place in (asset, *_first(asset.get("bands"))):
         plain = {k.removeprefix("raster:"): v for k, v in place.items()}
         if "raster:offset" in place:
             yield plain, "raster:offset"
+
+
+def _first(entries: object) -> Iterator[Mapping[str, Any]]:
+    """Yield the first of some mappings; anything else says nothing."""
+    if isinstance(entries, list | tuple):
+        yield from (e for e in entries[:1] if isinstance(e, Mapping))
 
 
 def _number(value: object) -> float | None:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,9 +22,15 @@ import xarray as xr
 from worlds import MIXES, WholeNumbers
 
 import s2sr_xr
-from s2sr_xr.errors import ReadError, S2SRError
-from s2sr_xr.jobs import open_any
-from s2sr_xr.jobs.crews import Threads, _check_versions, versions
+from s2sr_xr.errors import ReadError, S2SRError, S2SRWarning, StoreError
+from s2sr_xr.jobs import crews, inputs, open_any
+from s2sr_xr.jobs.crews import (
+    ClusterLostError,
+    Threads,
+    Workers,
+    _check_versions,
+    versions,
+)
 from s2sr_xr.jobs.drive import Drive
 from s2sr_xr.jobs.inputs import Entry, _stem, listed
 from s2sr_xr.jobs.many import Recipe
@@ -183,6 +190,59 @@ def test_a_batch_takes_items_in_every_form(world, tmp_path):
         assert found[0].open(chunks=24).r10m.B02.shape == (1, 72, 72)
 
 
+@pytest.mark.parametrize("own", ["file:///old/a.json", "https://host/a.json", "/old"])
+def test_relative_addresses_of_a_collection_count_from_its_file(world, tmp_path, own):
+    facts = json.loads(world[0][0].read_text())
+    facts["links"] = [{"rel": "self", "href": own}]
+    path = tmp_path / "found here.json"
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": [facts]}))
+    for asset in facts["assets"].values():
+        shutil.copy(world[0][0].parent / asset["href"], tmp_path)
+    direct = s2sr_xr.open_stac(path, chunks=24).load()
+    for place in (path, path.as_uri()):
+        (entry,) = listed(place)
+        xr.testing.assert_identical(entry.open(chunks=24).load(), direct)
+    if own.startswith("https:"):  # nor may it lead away from there
+        asset["href"] = "../secret.tif"
+        path.write_text(json.dumps({"type": "FeatureCollection", "features": [facts]}))
+        (entry,) = listed(path)
+        with pytest.raises(ReadError, match="points to the local file"):
+            entry.open(chunks=24)
+
+
+def test_a_file_url_is_a_path(world, tmp_path):
+    path = world[0][0]
+    assert set(open_any(path.as_uri()).children) == {"r10m", "r20m"}
+    few = tmp_path / "a few.json"
+    few.write_text(json.dumps([path.as_uri(), os.path.relpath(world[0][1], tmp_path)]))
+    for form in (few.as_uri(), [few.as_uri()]):
+        assert [e.id for e in listed(form)] == [p.stem for p in world[0][:2]]
+    with pytest.raises(ReadError, match=r"There is nothing at /no/a b\.SAFE"):
+        open_any("file:///no/a%20b.SAFE")
+
+
+@pytest.mark.parametrize(
+    ("place", "kind"),
+    [
+        ("https://host/a.zarr?sig=SECRET", "eopf"),
+        ("https://host/a.ZARR/", "eopf"),
+        ("https://host/a.SAFE", "safe"),
+        ("https://host/a.SAFE.zip?sig=SECRET", "safe"),
+        ("https://host/a", "stac"),
+        ("/data/a.ZIP/S2A_MSIL1C_x.SAFE/GRANULE/x", "safe"),
+        ({"assets": {"product": {"href": "https://host/a.zarr?sig=SECRET"}}}, "eopf"),
+    ],
+)
+def test_the_kind_is_told_by_the_name(monkeypatch, place, kind):
+    monkeypatch.setattr(inputs, "_read_json", lambda _: {})
+    assert inputs._kind(place) == kind
+
+
+def test_a_remote_safe_says_what_to_do():
+    with pytest.raises(ReadError, match=r"^https://host/a\.SAFE is a URL; SAFE prod"):
+        open_any("https://host/a.SAFE?sig=SECRET")
+
+
 def test_open_any_knows_the_reader_by_the_name(tmp_path, world):
     import l1bs
     import safes
@@ -311,6 +371,39 @@ def test_a_gpu_that_a_worker_promises_gets_the_work(tmp_path, world):
     assert report.ok or "device='cuda' is not usable" in report.failed[0].error
 
 
+class Deserted:
+    """The client of a cluster whose workers were there, and are gone."""
+
+    status = "running"
+    asked = 0
+
+    def run(self, *_, **__):
+        worker = {"versions": versions(), "threads": 4, "resources": {"GPU": 1}}
+        return {"tcp://a:1": worker}
+
+    def nthreads(self):
+        self.asked += 1
+        return {}
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_a_cluster_without_workers_is_given_up_while_waiting(monkeypatch, gpu):
+    client = Deserted()
+    crew = Workers(client, gpu=gpu)
+    crew.ended(0)
+    assert client.asked == 0  # it was asked just now
+    start = time.monotonic()
+    now = [start + 10]
+    monkeypatch.setattr(crews.time, "monotonic", lambda: now[0])
+    for _ in range(3):
+        crew.ended(0)
+    assert client.asked == 1
+    crew.room()
+    now[0] = start + crews.ABANDONED + 20
+    with pytest.raises(ClusterLostError, match="has had no worker for 300 s"):
+        crew.ended(0)
+
+
 def test_other_versions_on_a_worker_are_an_error():
     _check_versions({"tcp://a:1": {"versions": versions()}})
     theirs = {"versions": versions() | {"torch": "1.0"}}
@@ -327,7 +420,37 @@ def test_a_hostile_id_stays_in_the_folder(tmp_path, item):
     assert place.name.endswith(".zarr")
 
 
+def test_a_catalogue_of_others_is_noticed_before_the_start(tmp_path, world):
+    theirs = pystac.Catalog("theirs", "of others").to_dict()
+    (tmp_path / "catalog.json").write_text(json.dumps(theirs))
+    with pytest.raises(StoreError, match="was not made by s2sr_xr, so it is left"):
+        s2sr_xr.batch(world[0], tmp_path, **HOW)
+    (tmp_path / "catalog.json").write_text("words")
+    with pytest.raises(StoreError, match="is no STAC catalogue"):
+        s2sr_xr.batch(world[0], tmp_path, **HOW)
+    assert [p.name for p in tmp_path.iterdir()] == ["catalog.json"]
+
+
 # --- what fails on the way ---
+
+
+def test_a_catalogue_that_cannot_be_written_costs_no_report(tmp_path, world):
+    def occupy(now):
+        if now.blocks_done == 1:
+            (tmp_path / "catalog.json").write_text("words")
+
+    with pytest.warns(S2SRWarning, match="not catalogued: StoreError: .* is no STAC"):
+        report = s2sr_xr.batch(world[0][:1], tmp_path, **HOW, progress=occupy)
+    assert report.ok
+    assert same(tmp_path, {world[0][0].stem: world[1][world[0][0].stem]})
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has it")  # noqa: PTH110
+def test_a_log_on_a_full_disk_does_not_end_the_night(tmp_path, world):
+    with pytest.warns(S2SRWarning, match="log /dev/full .* any more: No space") as told:
+        report = s2sr_xr.batch(world[0][:1], tmp_path, **HOW, log="/dev/full")
+    assert len(told) == 1
+    assert report.ok
 
 
 def test_a_broken_item_does_not_stop_the_good_ones(tmp_path, world):

@@ -606,6 +606,14 @@ def test_an_archive_is_read_in_place(l1c, tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_an_empty_archive_holds_no_product(tmp_path):
+    path = tmp_path / "empty.zip"
+    with zipfile.ZipFile(path, "w"):
+        pass
+    with pytest.raises(ReadError, match=r"empty\.zip"):
+        open_safe(path)
+
+
 def test_a_bomb_is_not_opened(tmp_path):
     path = tmp_path / "bomb.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -801,6 +809,14 @@ def test_flags_are_unknown_where_a_mask_is_empty_or_missing(copy):
     assert len(told) == 1
     assert [name for name, node in tree.children.items() if "flags" in node] == ["r20m"]
     np.testing.assert_array_equal(tree["r10m"].B03.values[0], copy.reflectance("B03"))
+
+
+def test_a_mask_that_links_nowhere_is_missing(copy):
+    mask = copy.granules[0] / "QI_DATA" / "MSK_QUALIT_B03.jp2"
+    mask.unlink()
+    mask.symlink_to("nowhere.jp2")
+    with pytest.warns(S2SRWarning, match=r"quality masks of B03 missing or empty"):
+        assert "flags" not in open_safe(copy.path)["r10m"]
 
 
 def test_a_mask_of_another_kind_is_an_error(copy):

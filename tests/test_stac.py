@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import time
 import warnings
 from pathlib import Path
@@ -314,6 +315,44 @@ def test_a_broken_file_or_date_is_named(folder, tmp_path):
         open_stac(path)
     with pytest.raises(ReadError, match="has the datetime 'yesterday'"):
         open_stac(simulated(folder, ["B04"], datetime="yesterday"))
+    for text in ("0001-01-01T00:00:00+14:00", "0001-01-01T00:00:00Z", "9999-01-01"):
+        with pytest.raises(ReadError, match=f"has the datetime '{re.escape(text)}'"):
+            open_stac(simulated(folder, ["B04"], datetime=text))
+
+
+def test_a_file_url_is_a_path(folder, tmp_path):
+    item = simulated(".", ["B04"])
+    (tmp_path / "B04.tif").symlink_to(folder / "B04.tif")
+    path = tmp_path / "an item.json"
+    path.write_text(json.dumps(item))
+    tree = open_stac(path.as_uri(), bands=["B04"])
+    np.testing.assert_array_equal(tree["r10m/B04"][0], reflectance("B04"))
+
+
+@pytest.mark.parametrize("links", [None, 7, [{"rel": "self"}], ["text"], [None]])
+def test_odd_links_say_nothing(folder, links):
+    tree = open_stac(simulated(folder, ["B04"]) | {"links": links}, bands=["B04"])
+    np.testing.assert_array_equal(tree["r10m/B04"][0], reflectance("B04"))
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"proj:shape": [10]},
+        {"proj:shape": [None, None]},
+        {"proj:shape": [0, 0], "proj:transform": None, "proj:bbox": [0, 0, 1, 1]},
+        {"proj:shape": 7, "proj:transform": "text"},
+        {"proj:transform": [None] * 6},
+        {"raster:bands": [None]},
+        {"raster:bands": 7},
+        {"raster:bands": {}, "bands": [None]},
+    ],
+)
+def test_odd_fields_of_an_asset_say_nothing(folder, odd):
+    item = planetary_computer(folder, ["B04"])
+    item["assets"]["B04"] |= odd
+    tree = open_stac(item, bands=["B04"])
+    np.testing.assert_array_equal(tree["r10m/B04"][0], reflectance("B04"))
 
 
 def test_an_item_comes_once(folder):

@@ -34,6 +34,9 @@ PATIENCE = 60.0
 ABANDONED = 300.0
 """Seconds without any worker after which a job on a cluster gives up."""
 
+RECOUNT = 5.0
+"""Seconds for which the number of a cluster's threads is taken as known."""
+
 
 class ClusterLostError(StoreError):
     """The scheduler of a cluster is gone."""
@@ -142,14 +145,9 @@ class Workers:
 
     def room(self) -> int:
         """Return how many blocks may be in flight: workers come and go."""
+        self._recount()
         if self.resources:
             return AHEAD * self._feeders
-        if time.monotonic() - self._asked > 5 and self.client.status == "running":
-            try:
-                self._threads = sum(self.client.nthreads().values())
-            except OSError as error:
-                raise self._lost() from error
-            self._asked = time.monotonic()
         return AHEAD * max(self._threads, 1)
 
     def submit(self, work: Work, index: Index) -> Any:  # noqa: ANN401 - a future
@@ -172,6 +170,8 @@ class Workers:
         found = self._ended.get(seconds)
         if not found and self.client.status in ("closed", "closing", "connecting"):
             raise self._lost()
+        if not found:
+            self._recount()  # a job that only waits asks for no room
         if found or self._threads:
             self._seen = time.monotonic()
         elif time.monotonic() - self._seen > ABANDONED:
@@ -195,6 +195,16 @@ class Workers:
     def close(self, *, wait: bool) -> None:
         """Nothing is held: whoever made the cluster closes it."""
         del wait
+
+    def _recount(self) -> None:
+        """Ask how many threads the workers have, where that was not asked lately."""
+        if time.monotonic() - self._asked <= RECOUNT or self.client.status != "running":
+            return
+        try:
+            self._threads = sum(self.client.nthreads().values())
+        except OSError as error:
+            raise self._lost() from error
+        self._asked = time.monotonic()
 
     def _ask(self) -> dict[str, dict[str, Any]]:
         """Ask every worker what it is; wait for the first of a cluster that starts."""

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from s2sr_xr.errors import GridError, ReadError, redact
+from s2sr_xr.readers._diagnosis import is_remote, without_query
+from s2sr_xr.readers._hrefs import path_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,13 +46,16 @@ class Entry:
     fault: Exception | None = None
     """Why it cannot be opened, where that is known already."""
 
+    found_at: str = ""
+    """Path or URL of the file that an item's JSON stood in; empty where unknown."""
+
     def open(
         self, *, bands: Sequence[str] | None = None, chunks: int = 2196
     ) -> xr.DataTree:
         """Return it as a lazy tree; see `open_any`."""
         if self.fault is not None:
             raise self.fault
-        return open_any(self.source, bands=bands, chunks=chunks)
+        return _open(self.source, self.found_at, bands, chunks)
 
 
 def open_any(
@@ -85,16 +90,31 @@ def open_any(
     S2SRError
         As the reader raises.
     """
+    return _open(source, "", bands, chunks)
+
+
+def _open(
+    source: Any,  # noqa: ANN401 - as open_any
+    found_at: str,
+    bands: Sequence[str] | None,
+    chunks: int,
+) -> xr.DataTree:
+    """Open a source; relative hrefs of an item count from where it was found."""
+    from s2sr_xr.readers._items import Found
+
+    if isinstance(source, str | os.PathLike):
+        source = path_of(str(source))
     kind = _kind(source)
     how: dict[str, Any] = {"bands": bands, "chunks": chunks}
+    given: Any = Found(source, found_at) if found_at else source
     if kind == "stac":
         from s2sr_xr.readers.stac import open_stac
 
-        return open_stac(source, **how)
+        return open_stac(given, **how)
     if kind == "eopf":
         from s2sr_xr.readers.eopf import open_eopf
 
-        return open_eopf(source, **how)
+        return open_eopf(given, **how)
     if kind == "theia":
         from s2sr_xr.readers.theia import open_theia
 
@@ -121,8 +141,10 @@ def listed(items: Any) -> list[Entry]:  # noqa: ANN401 - see `s2sr_xr.batch`
     GridError
         There is none, or one stands twice.
     """
-    if isinstance(items, str | os.PathLike) and _is_json(str(items)):
-        found = list(_in_json(_read_json(str(items)), str(items)))
+    if isinstance(items, str | os.PathLike):
+        items = path_of(str(items))
+    if isinstance(items, str) and _is_json(items):
+        found = list(_in_json(_read_json(items), items))
     else:
         found = list(_flat(items))
     if not found:
@@ -184,6 +206,7 @@ def _flat(items: Any) -> Iterator[Entry]:  # noqa: ANN401 - whatever holds items
 
 def _at(place: str) -> Iterator[Entry]:
     """Yield what lies at a path or URL."""
+    place = path_of(place)
     if _is_json(place):
         try:
             yield from _in_json(_read_json(place), place)
@@ -213,25 +236,32 @@ def _in_json(said: Any, place: str) -> Iterator[Entry]:  # noqa: ANN401 - JSON
 
 def _part(part: Any, place: str, n: int) -> Iterator[Entry]:  # noqa: ANN401 - JSON
     if isinstance(part, str):
+        part = path_of(part)
         beside = Path(place).parent / part if place and "://" not in part else part
         yield from _at(str(beside))
     elif isinstance(part, Mapping) and part.get("id"):
-        yield Entry(str(part["id"]), _placed(part, place))
+        yield Entry(str(part["id"]), _placed(part, place), found_at=_where(place))
     else:
         fault = ReadError(f"Item {n} of {redact(place) or 'the list'} has no id.")
         yield Entry(f"item-{n}", part, fault)
 
 
 def _placed(facts: Mapping[str, Any], place: str) -> Mapping[str, Any]:
-    """Return an item that says where it was found: relative hrefs count from there."""
-    links = [k for k in facts.get("links") or () if isinstance(k, Mapping)]
+    """Return an item that says where it was found, unless it says so itself."""
+    from s2sr_xr.readers._items import links_of
+
+    links = links_of(facts)
     own = [str(k.get("href")) for k in links if k.get("rel") == "self"]
     # What a catalogue elsewhere says of itself stays: it may not name files here.
     if not place or any("://" in href for href in own):
         return facts
-    where = place if "://" in place else str(Path(place).absolute())
     others = [k for k in links if k.get("rel") != "self"]
-    return {**facts, "links": [*others, {"rel": "self", "href": where}]}
+    return {**facts, "links": [*others, {"rel": "self", "href": _where(place)}]}
+
+
+def _where(place: str) -> str:
+    """Return a path as an absolute one; URLs, and no place, as they are."""
+    return place if "://" in place or not place else str(Path(place).absolute())
 
 
 def _read_json(place: str) -> Any:  # noqa: ANN401 - JSON
@@ -274,10 +304,12 @@ def _kind(source: Any) -> Kind:  # noqa: ANN401 - see open_any
     place = str(source)
     if _is_json(place):
         return _kind_of_item(_read_json(place))
-    if place.lower().startswith(_BUCKETS) or place.rstrip("/").endswith(".zarr"):
+    if place.lower().startswith(_BUCKETS) or _is_zarr(place):
         return "eopf"
+    if is_remote(place):
+        return "safe"  # whose reader says why it is not read from there
     path = Path(place)
-    if not path.exists() and not any(p.suffix == ".zip" for p in path.parents):
+    if not path.exists() and not any(p.suffix.lower() == ".zip" for p in path.parents):
         raise ReadError(f"There is nothing at {place}.")
     for part in reversed(path.absolute().parts[-5:]):
         if found := _kind_by_name(part):
@@ -313,4 +345,9 @@ def _kind_of_item(facts: Any) -> Kind:  # noqa: ANN401 - JSON
     assets = facts.get("assets") if isinstance(facts, Mapping) else None
     product = assets.get("product") if isinstance(assets, Mapping) else None
     href = str(product.get("href", "")) if isinstance(product, Mapping) else ""
-    return "eopf" if href.rstrip("/").endswith(".zarr") else "stac"
+    return "eopf" if _is_zarr(href) else "stac"
+
+
+def _is_zarr(place: str) -> bool:
+    """Tell whether a path or URL, signed or not, is named as a Zarr store."""
+    return without_query(place).rstrip("/").lower().endswith(".zarr")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import xarray as xr
 
-from s2sr_xr.errors import ChunkError, MissingBandError, ModelError, StoreError
+from s2sr_xr.errors import (
+    ChunkError,
+    MissingBandError,
+    ModelError,
+    S2SRWarning,
+    StoreError,
+)
 from s2sr_xr.jobs.inputs import file_name, listed
 
 if TYPE_CHECKING:
@@ -204,10 +211,16 @@ def batch(  # noqa: PLR0913 - what a night's job is made of, all by name
     ChunkError
         `block` is not a multiple of 6.
     StoreError
-        The log cannot be written, or `layout` is none.
+        The log cannot be written, `layout` is none, or ``catalog.json`` in `out` is not
+        of this library.
+
+    Warns
+    -----
+    S2SRWarning
+        The log or the catalogue cannot be written any more; stores are not touched.
     """
     from s2sr_xr.jobs.drive import Drive
-    from s2sr_xr.jobs.outcome import Log
+    from s2sr_xr.jobs.outcome import Log, told
     from s2sr_xr.jobs.pieces import Piece, Rules
 
     recipe = Recipe(
@@ -224,14 +237,27 @@ def batch(  # noqa: PLR0913 - what a night's job is made of, all by name
         raise StoreError(f'on_error is "continue" or "raise", got {on_error!r}.')
     rules = Rules(resume=resume, retries=retries, on_error=on_error, layout=layout)
     entries = listed(items)
+    folder = None if "://" in os.fspath(out) else Path(out)
+    if folder is not None:
+        from s2sr_xr.catalogue import check_catalogue
+
+        check_catalogue(folder)
     pieces = [
         Piece(e.id, partial(recipe.results, e.id, e, _store(out, e.id)))
         for e in entries
     ]
     with crew(client, device) as who, Log(None if log is None else Path(log)) as lines:
         report = Drive(pieces, who, rules, lines, progress).run()
-    if "://" not in os.fspath(out):
-        _catalogue(Path(out), report, entries)
+    if folder is not None:
+        try:
+            _catalogue(folder, report, entries)
+        except Exception as error:  # noqa: BLE001 - the report must come back
+            warnings.warn(
+                f"The stores in {folder} are as the report says, but were not "
+                f"catalogued: {told(error)}",
+                S2SRWarning,
+                stacklevel=2,
+            )
     return report
 
 

@@ -6,10 +6,12 @@ import datetime as dt
 import html
 import json
 import threading
+import warnings
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
-from s2sr_xr.errors import StoreError, redact
+from s2sr_xr.errors import S2SRWarning, StoreError, redact
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -191,7 +193,10 @@ class Progress:
 
 @dataclass(slots=True)
 class Log:
-    """A file of JSON, a line an event, flushed: what is in it has happened."""
+    """A file of JSON, a line an event, flushed: what is in it has happened.
+
+    A disk that is full ends the log, with a warning, and not the work.
+    """
 
     path: Path | None
     """Where it is; later runs append. None: nowhere."""
@@ -212,15 +217,33 @@ class Log:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
+        file, self._file = self._file, None
+        if file is not None:
+            try:
+                file.close()
+            except OSError as error:
+                self._warn(error)
 
     def say(self, event: str, item: str, **more: object) -> None:
         """Write one event."""
-        if self._file is None:
-            return
         now = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds")
         line = json.dumps({"time": now, "event": event, "item": item, **more})
         with self._lock:
-            self._file.write(line + "\n")
-            self._file.flush()
+            if self._file is None:
+                return
+            try:
+                self._file.write(line + "\n")
+                self._file.flush()
+            except OSError as error:
+                file, self._file = self._file, None
+                with suppress(OSError):  # it would write again what did not fit
+                    file.close()
+                self._warn(error)
+
+    def _warn(self, error: OSError) -> None:
+        warnings.warn(
+            f"The log {self.path} cannot be written any more: {error.strerror}. The "
+            "work goes on without it.",
+            S2SRWarning,
+            stacklevel=3,
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -119,18 +120,29 @@ def _said_place(
     fields: Mapping[str, Any], band: str
 ) -> tuple[tuple[int, int] | None, tuple[float, ...] | None]:
     """Return the shape and transform that projection fields give."""
-    shape, transform = fields.get("proj:shape"), fields.get("proj:transform")
-    size = (int(shape[0]), int(shape[1])) if shape else None
-    if transform and len(transform) >= 6:
-        return size, tuple(map(float, transform[:6]))
-    bbox = fields.get("proj:bbox")
-    if size and bbox and len(bbox) == 4:
-        west, south, east, north = map(float, bbox)
+    shape, transform, bbox = (
+        _numbers(fields.get(f"proj:{name}")) for name in ("shape", "transform", "bbox")
+    )
+    complete = len(shape) >= 2 and min(shape[:2]) >= 1
+    size = (int(shape[0]), int(shape[1])) if complete else None
+    if len(transform) >= 6:
+        return size, transform[:6]
+    if size and len(bbox) == 4:
+        west, south, east, north = bbox
         made = ((east - west) / size[1], 0.0, west, 0.0, (south - north) / size[0])
         # Some catalogues give degrees here: such a box says nothing.
         if _is_native(band, made):
             return size, (*made, north)
     return size, None
+
+
+def _numbers(said: object) -> tuple[float, ...]:
+    """Return a list of numbers; anything else says nothing, and is empty."""
+    try:
+        found = tuple(map(float, said)) if isinstance(said, list | tuple) else ()
+    except (TypeError, ValueError):
+        return ()
+    return found if all(map(math.isfinite, found)) else ()
 
 
 def _native(item: Item, band: str) -> tuple[str, Asset]:

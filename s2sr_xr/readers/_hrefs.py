@@ -20,7 +20,7 @@ from s2sr_xr.readers._sign import PLANETARY_COMPUTER
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["absolute", "alternative", "public", "signer_of"]
+__all__ = ["absolute", "alternative", "path_of", "public", "signer_of"]
 
 PUBLIC: Mapping[str, str] = {
     "s3://sentinel-cogs/": "https://sentinel-cogs.s3.us-west-2.amazonaws.com/",
@@ -38,6 +38,15 @@ CLOSED: Mapping[str, str] = {
 """Buckets known to need credentials, and why."""
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+):")
+
+
+def path_of(place: str) -> str:
+    """Return the path that a ``file:`` URL names; anything else as it is.
+
+    >>> path_of("file:///data/a%20b.json"), path_of("https://host/a.json")
+    ('/data/a b.json', 'https://host/a.json')
+    """
+    return unquote(urlsplit(place).path) if place.lower()[:5] == "file:" else place
 
 
 def public(href: str) -> str:
@@ -119,7 +128,7 @@ def absolute(href: str, *, place: str, own: str, item: str, band: str) -> str:
             "where it was found. Open it by its path, or use item.set_self_href(...).",
             **where,
         )
-    path = Path(place).absolute().parent / _path(href)
+    path = Path(place).absolute().parent / path_of(href)
     if _is_far(own) and not _below(path, Path(place).absolute().parent):
         raise ReadError(_refused(name, href, without_query(own)), **where)
     return href if local else str(path)
@@ -164,10 +173,6 @@ def _closed(href: str) -> str:
         "use an https address (public, or signed by whoever has the keys), a catalogue "
         "that has one, or download the product and open it"
     )
-
-
-def _path(href: str) -> str:
-    return unquote(urlsplit(href).path) if href.lower().startswith("file:") else href
 
 
 def _below(path: Path, root: Path) -> bool:

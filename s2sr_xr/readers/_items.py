@@ -13,19 +13,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
 from s2sr_xr.errors import GridError, ReadError
 from s2sr_xr.radiometry import band_of
 from s2sr_xr.readers._diagnosis import account, is_remote, without_query
-from s2sr_xr.readers._hrefs import absolute, alternative
+from s2sr_xr.readers._hrefs import absolute, alternative, path_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Item", "all_items"]
+__all__ = ["Found", "Item", "all_items", "links_of"]
 
 TIMEOUT = 30
 """Seconds to wait for the JSON of an item at a URL."""
@@ -33,10 +32,24 @@ TIMEOUT = 30
 LARGEST = 64 * 2**20
 """Bytes of JSON at a URL: thousands of items."""
 
+YEARS = range(1678, 2262)
+"""Years that nanoseconds in 64 bits can tell."""
+
 _LEVEL = re.compile(r"(?:MSIL?|[-_]L)(1C|2A)")
 _SATELLITE = re.compile(r"2([A-D])\b")
 _CLASSES = re.compile(r"(?i)scl(_20m)?(-jp2)?")
 _TILE = re.compile(r"(?:^|MGRS-|_T?)(\d{2}[C-X][A-Z]{2})(?:_|$)")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The JSON of an item that was read already, for readers to take as an item."""
+
+    facts: Mapping[str, Any]
+    """The item as plain JSON."""
+
+    at: str
+    """Local path or URL of the file that it stood in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +112,11 @@ class Item:
     @property
     def links(self) -> list[Mapping[str, Any]]:
         """Its links to other things."""
-        return [k for k in self.facts.get("links") or () if isinstance(k, Mapping)]
+        return links_of(self.facts)
 
     def absolute(self, band: str, href: str) -> str:
         """Return an href as it is opened; see `_hrefs.absolute`."""
-        place = self.found_at
-        if place.lower().startswith("file:"):
-            place = unquote(urlsplit(place).path)
-        own = _self_link(self.facts)
+        place, own = path_of(self.found_at), _self_link(self.facts)
         return absolute(href, place=place, own=own, item=self.id, band=band)
 
     def address(self, band: str, key: str) -> str:
@@ -143,6 +153,8 @@ def _flatten(items: Any, found_at: str) -> Iterator[Item]:  # noqa: ANN401 - as 
     """Yield every item in whatever holds items."""
     if isinstance(items, str | Path):
         yield from _flatten(*_load(str(items)))
+    elif isinstance(items, Found):
+        yield from _flatten(items.facts, items.at)
     elif isinstance(items, Mapping) and items.get("type") == "FeatureCollection":
         yield from _flatten(items.get("features", ()), found_at)
     elif isinstance(items, Mapping):
@@ -180,7 +192,7 @@ def _load(place: str) -> tuple[Any, str]:
     if is_remote(place):
         return _download(place), place
     try:
-        path = Path(place).absolute()
+        path = Path(path_of(place)).absolute()
         return json.loads(path.read_text(encoding="utf-8")), str(path)
     except (OSError, ValueError) as error:
         why = "not found" if isinstance(error, FileNotFoundError) else str(error)
@@ -221,8 +233,15 @@ def _item(facts: Mapping[str, Any], found_at: str) -> Item:
 
 
 def _self_link(facts: Mapping[str, Any]) -> str:
-    links = facts.get("links") or ()
-    return next((str(k["href"]) for k in links if k.get("rel") == "self"), "")
+    own = (k.get("href") for k in links_of(facts) if k.get("rel") == "self")
+    return next((str(href) for href in own if href), "")
+
+
+def links_of(facts: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the links of an item; what is no link says nothing."""
+    links = facts.get("links")
+    found = links if isinstance(links, list | tuple) else ()
+    return [k for k in found if isinstance(k, Mapping)]
 
 
 def _time(facts: Mapping[str, Any]) -> np.datetime64:
@@ -230,8 +249,10 @@ def _time(facts: Mapping[str, Any]) -> np.datetime64:
     text = properties.get("datetime") or properties.get("start_datetime")
     try:
         moment = dt.datetime.fromisoformat(str(text))
-    except ValueError as error:
+        if moment.tzinfo is not None:
+            moment = moment.astimezone(dt.UTC).replace(tzinfo=None)
+        if moment.year not in YEARS:
+            raise ValueError(f"the year {moment.year}")  # noqa: TRY301
+    except (ValueError, OverflowError) as error:
         raise ReadError(f"Item {facts['id']} has the datetime {text!r}.") from error
-    if moment.tzinfo is not None:
-        moment = moment.astimezone(dt.UTC).replace(tzinfo=None)
     return np.datetime64(moment, "ns")

@@ -69,8 +69,11 @@ class Directory:
         return files, tuple(name for name, is_folder in found if is_folder)
 
     def size(self, name: str) -> int:
-        """Return the bytes of a file."""
-        return (self.root / name).stat().st_size
+        """Return the bytes of a file, 0 for a link that leads nowhere."""
+        try:
+            return (self.root / name).stat().st_size
+        except OSError:
+            return 0
 
     def read(self, name: str) -> bytes:
         """Return a small file; of a large one, more bytes than metadata have."""
@@ -214,7 +217,7 @@ def _check_names(path: Path, members: Iterable[zipfile.ZipInfo]) -> None:
 def _check_sizes(path: Path, members: Iterable[zipfile.ZipInfo]) -> None:
     """Raise if an archive declares more than a product has."""
     sizes = [(m.file_size, m.compress_size) for m in members]
-    unpacked, packed = (sum(column) for column in zip(*sizes, strict=True) or ((), ()))
+    unpacked, packed = sum(u for u, _ in sizes), sum(p for _, p in sizes)
     ratio = unpacked / max(packed, 1)
     if (
         len(sizes) > MOST_MEMBERS

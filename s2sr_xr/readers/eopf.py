@@ -32,7 +32,7 @@ from s2sr_xr.errors import GridError, ReadError, redact
 from s2sr_xr.grid import Grid, grid_of
 from s2sr_xr.radiometry import Radiometry, _number, baseline_of, declared, override
 from s2sr_xr.readers._diagnosis import refusal, without_query
-from s2sr_xr.readers._items import _item, all_items
+from s2sr_xr.readers._items import Found, _item, all_items
 from s2sr_xr.readers._tree import (
     _attrs_of,
     _check_chunks,
@@ -181,7 +181,7 @@ def _path(band: str) -> str:
 
 def _address(given: Any) -> tuple[str, Mapping[str, Any]]:  # noqa: ANN401 - see open_eopf
     """Return the address of a product, and what its STAC item says of it."""
-    is_item = hasattr(given, "to_dict") or isinstance(given, Mapping)
+    is_item = hasattr(given, "to_dict") or isinstance(given, Mapping | Found)
     if not is_item and not without_query(str(given)).endswith(".json"):
         href = str(given)
         _check_href(href, href)
