@@ -223,18 +223,18 @@ def test_who_drops_a_sampler_stops_its_reads():
 
 
 CHILD = """
-import sys
+import os, sys
 sys.path.insert(0, {tests!r})
 from test_patches import Slow, slow
 
 class Told(Slow):
     def append(self, place):
-        print("read", flush=True)
+        os.write(1, b"read\\n")  # whole, beside other threads
         super().append(place)
 
 on = slow(Told())
 on(0)
-print("end", flush=True)
+os.write(1, b"end\\n")
 raise KeyboardInterrupt
 """
 
