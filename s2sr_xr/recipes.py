@@ -173,7 +173,7 @@ def read_training(path: Path) -> Training:
         The file is no TOML, or says something that is not known; the message lists what
         is.
     StoreError
-        The weights are there already.
+        The weights are there already, or have no folder to go to.
     """
     try:
         told = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -195,25 +195,14 @@ def read_training(path: Path) -> Training:
     kinds |= dict.fromkeys(("scenes", "held"), tuple[str, ...])
     for name, kind in kinds.items():
         check_kind(name, told.get(name, kind()), kind)
-    scenes, out = told["scenes"], told["out"]
-    out = (path.parent / out).expanduser()
-    if out.suffix != ".safetensors" or out.exists():
-        raise StoreError(
-            f"The weights would go to {out}, which exists or is no .safetensors file.",
-            store=str(out),
-        )
-    if not out.parent.is_dir():
-        raise StoreError(
-            f"The weights would go to {out}, and there is no folder {out.parent}. Make "
-            "it first.",
-            store=str(out),
-        )
+    out = (path.parent / told["out"]).expanduser()
+    files.check_new(out)
     settings = dict(told.get("settings", {}))
     if is_path(str(settings.get("first", ""))):
         settings["first"] = _placed(settings["first"], path)
     job = Training(
         recipe=told["recipe"],
-        scenes=tuple(_placed(s, path) for s in scenes),
+        scenes=tuple(_placed(s, path) for s in told["scenes"]),
         out=out,
         settings=settings,
         finer=tuple(_finer(f, path) for f in told.get("finer", ())),

@@ -21,7 +21,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from s2sr_xr.errors import ModelError
+from s2sr_xr.errors import ModelError, StoreError
 from s2sr_xr.models.spec import BandGroup, ModelSpec
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ __all__ = [
     "Header",
     "card_of",
     "check_file",
+    "check_new",
     "check_size",
     "check_state",
     "digest",
@@ -114,6 +115,28 @@ def save(
         What else the header says, such as where the weights come from.
     """
     return save_tensors(path, network.state_dict(), spec, kind, notes=notes)
+
+
+def check_new(path: Path) -> None:
+    """Raise unless weights can become a file there, before they are learnt.
+
+    Raises
+    ------
+    StoreError
+        It exists, has another ending, or no folder.
+    """
+    if path.suffix != ".safetensors" or path.exists():
+        raise StoreError(
+            f"The weights would go to {path}, which exists or is no .safetensors file. "
+            'Say out="NEW.safetensors".',
+            store=str(path),
+        )
+    if not path.parent.is_dir():
+        raise StoreError(
+            f"The weights would go to {path}, and there is no folder {path.parent}. "
+            "Make it first.",
+            store=str(path),
+        )
 
 
 def save_tensors(

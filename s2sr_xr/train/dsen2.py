@@ -129,7 +129,7 @@ class Recipe:
         for name in ("mixed", "strangers"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ModelError(f"{name} is a share; got {getattr(self, name)!r}.")
-        assert self.plan  # checked as it is made
+        self.plan  # noqa: B018 - it checks itself as it is made
         pixels = self.side * self.spec.output.per_cell
         if not 0 <= 2 * self.edge < pixels:
             raise GridError(

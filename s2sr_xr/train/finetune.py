@@ -113,18 +113,7 @@ def finetune(
     kind = files.read_header(Path(name)).kind if is_path(name) else spec.name
     place = Path(out) if out is not None else Path(f"{spec.name}-finetuned.safetensors")
     place = place.expanduser()
-    if place.suffix != ".safetensors" or place.exists():
-        raise StoreError(
-            f"The weights would go to {place}, which exists or is no .safetensors "
-            'file. Say out="NEW.safetensors".',
-            store=str(place),
-        )
-    if not place.parent.is_dir():
-        raise StoreError(
-            f"The weights would go to {place}, and there is no folder {place.parent}. "
-            "Make it first.",
-            store=str(place),
-        )
+    files.check_new(place)
     # Heavy, and this module is imported with the package.
     from s2sr_xr.train.fit import Plan, fit
     from s2sr_xr.train.muon import Muon

@@ -265,14 +265,14 @@ class _Run:
         try:
             _write(path, state)
         except OSError as error:
+            before = (
+                "The one before it is whole: make room and run again to go on from it."
+                if path.exists()
+                else "There is none before it: make room and begin again."
+            )
             raise StoreError(
                 f"The checkpoint after {self.next} steps cannot be written: {error}. "
-                + (
-                    "The one before it is whole: make room and run again to go on "
-                    "from it."
-                    if path.exists()
-                    else "There is none before it: make room and begin again."
-                ),
+                f"{before}",
                 store=str(path),
             ) from error
 

@@ -152,8 +152,7 @@ class Recipe:
                 raise GridError(
                     f"{name} is a multiple of 8 cells, 16 or more; got {value}"
                 )
-        counts = ("batch", "finer_batch", "save_every")
-        for name in counts:
+        for name in ("batch", "finer_batch", "save_every"):
             if getattr(self, name) < 1:
                 raise GridError(f"{name} is 1 or more; got {getattr(self, name)}")
         if self.threads < 0:

@@ -30,12 +30,13 @@ def check_kind(name: str, value: object, kind: Any) -> None:  # noqa: ANN401 - a
     ...
     s2sr_xr.errors.ModelError: steps = 'many' is not of the kind int.
     """
-    if get_origin(kind) is Literal and not _fits(value, kind):
+    if _fits(value, kind):
+        return
+    if get_origin(kind) is Literal:
         raise ModelError(f"{name} is {' or '.join(get_args(kind))}; got {value!r}.")
-    if not _fits(value, kind):
-        said = kind.__name__ if isinstance(kind, type) and not get_args(kind) else kind
-        said = str(said).replace("typing.", "")
-        raise ModelError(f"{name} = {value!r} is not of the kind {said}.")
+    said = kind.__name__ if isinstance(kind, type) and not get_args(kind) else kind
+    said = str(said).replace("typing.", "")
+    raise ModelError(f"{name} = {value!r} is not of the kind {said}.")
 
 
 def _fits(value: object, kind: Any) -> bool:  # noqa: ANN401 - a type
