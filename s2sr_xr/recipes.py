@@ -44,7 +44,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-from s2sr_xr.errors import GridError, MissingBandError, ModelError, StoreError
+from s2sr_xr.errors import GridError, MissingBandError, ModelError
 from s2sr_xr.jobs import open_any
 from s2sr_xr.models import files
 from s2sr_xr.models.catalogue import published
@@ -269,14 +269,8 @@ def train(job: Training) -> Steps:
     if job.recipe == "evoland-gan":
         header, held = files.load_file(job.best)
         notes, tensors = notes | dict(header.notes), dict(held)
-    try:
-        files.save_tensors(job.out, tensors, facts, spec.name, notes=notes)
-    except Exception as error:
-        raise StoreError(
-            f"The weights cannot be written to {job.out.name}: {error}. The checkpoint "
-            "beside them is whole: make room and run again.",
-            store=str(job.out),
-        ) from error
+    remedy = "The checkpoint beside them is whole: make room and run again."
+    files.save_tensors(job.out, tensors, facts, spec.name, notes=notes, remedy=remedy)
     for path in (beside["checkpoint"], job.best):
         path.unlink(missing_ok=True)
 

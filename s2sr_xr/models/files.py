@@ -113,6 +113,11 @@ def save(
         Registry name of the architecture that the weights fit.
     notes
         What else the header says, such as where the weights come from.
+
+    Raises
+    ------
+    StoreError
+        The file cannot be written. What was there stays.
     """
     return save_tensors(path, network.state_dict(), spec, kind, notes=notes)
 
@@ -146,8 +151,10 @@ def save_tensors(
     kind: str,
     *,
     notes: Mapping[str, str] | None = None,
+    remedy: str = "Make room, or name another place.",
 ) -> str:
-    """Write tensors as `save` does."""
+    """Write tensors as `save` does; `remedy` is what is told where that fails."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     # Each in memory of its own: some may be parts of one.
@@ -158,6 +165,11 @@ def save_tensors(
         save_file(state, part, metadata=metadata)
         found = _hash(part)
         part.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise StoreError(
+            f"The weights cannot be written to {path}: {error}. {remedy}",
+            store=str(path),
+        ) from error
     finally:
         part.unlink(missing_ok=True)
     return found

@@ -15,7 +15,6 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from s2sr_xr.errors import StoreError
 from s2sr_xr.models import files
 
 if TYPE_CHECKING:
@@ -80,14 +79,14 @@ class Best:
             tensors = dict(files.load_file(self.path)[1])
         in_order = dict(sorted(self.scores.items()))
         notes = {"scores": json.dumps(in_order), "step": str(self.step)}
-        try:
-            files.save_tensors(self.path, tensors, self.spec, self.kind, notes=notes)
-        except Exception as error:
-            raise StoreError(
-                f"The best network after step {step} cannot be written: {error}. The "
-                "one before it is whole: make room and run again.",
-                store=str(self.path),
-            ) from error
+        files.save_tensors(
+            self.path,
+            tensors,
+            self.spec,
+            self.kind,
+            notes=notes,
+            remedy=f"The best before step {step} is whole: make room and run again.",
+        )
 
 
 def keep_best(
