@@ -15,9 +15,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 
 import s2sr_xr
-from s2sr_xr.errors import ModelError, S2SRWarning
+from s2sr_xr.errors import ModelError, S2SRWarning, StoreError
 from s2sr_xr.models import _pickle, files
 from s2sr_xr.models.catalogue import EVOLAND, published
 from s2sr_xr.models.importing import KINDS, import_checkpoint
@@ -777,6 +778,18 @@ def test_a_graph_of_four_bands_is_not_taken_for_one_of_level_1b(tmp_path):
     assert s2sr_xr.get_spec(made).bands == ("B02", "B03", "B04", "B08")
 
 
+def test_a_full_disk_is_said(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    source = carn_file(tmp_path / "a.onnx")
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    out = tmp_path / "mine.safetensors"
+    with pytest.raises(StoreError, match=r"No space left on device\. Make room, or"):
+        import_checkpoint(source, "evoland-onnx", out=out)
+    assert not list(tmp_path.glob("*mine*"))
+
+
 def test_tensors_that_share_memory_are_saved(tmp_path):
     spec = s2sr_xr.get_spec("csr-s")
     network = s2sr_xr.load_model("csr-s")
@@ -818,6 +831,8 @@ def test_any_other_graph_runs_as_it_is(tmp_path):
     network = s2sr_xr.load_model(made)
     assert_is_the_graph(network, source)
     assert network(*ten_bands(8)).shape == (1, 10, 32, 32)
+    with pytest.raises(ModelError, match=r"a graph of ONNX, which runs but cannot"):
+        s2sr_xr.finetune(xr.Dataset(), made, out=tmp_path / "mine.safetensors")
 
 
 def test_tiles_of_a_graph_do_not_show(tmp_path):
