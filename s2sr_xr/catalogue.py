@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,7 @@ def write_catalogue(
 
     Stores and files beside it are linked relatively, so the folder may be moved or put
     on a server as it is. Items of an earlier call stay; one of the same id is replaced.
+    Several runs may write into one folder: in the end all their items are listed.
 
     Parameters
     ----------
@@ -67,17 +69,24 @@ def write_catalogue(
             f"{', '.join(double)} stands twice among the items; give each an id of its "
             "own: result_item(store, item_id=...)."
         )
+    layout = TemplateLayoutStrategy(item_template=FOLDER)
     with storing("write the catalogue", root):
         catalogue = _catalogue(root / "catalog.json", description)
-        for item in new:
-            catalogue.remove_item(item.id)
-            catalogue.add_item(item)
-        layout = TemplateLayoutStrategy(item_template=FOLDER)
-        catalogue.normalize_hrefs(str(root), strategy=layout)
-        for item in new:
-            item.make_asset_hrefs_relative()
+        catalogue.catalog_type = pystac.CatalogType.SELF_CONTAINED
+        catalogue.set_self_href(str(root / "catalog.json"))
         # Items first, then the catalogue that names them; each file whole.
-        catalogue.save(pystac.CatalogType.SELF_CONTAINED, stac_io=_whole_files())
+        stac_io = _whole_files()
+        for item in new:
+            _drop(catalogue, root / FOLDER / f"{item.id}.json")
+            catalogue.add_item(item, strategy=layout)
+            item.make_asset_hrefs_relative()
+            item.save_object(include_self_link=False, stac_io=stac_io)
+        catalogue.save_object(include_self_link=False, stac_io=stac_io)
+        # Of runs that end together, each has written its items by now, and the last to
+        # write the catalogue finds them all.
+        while unlisted := _unlisted(catalogue, root / FOLDER):
+            catalogue.add_links(unlisted)
+            catalogue.save_object(include_self_link=False, stac_io=stac_io)
     return catalogue
 
 
@@ -126,13 +135,37 @@ def _catalogue(path: Path, description: str) -> pystac.Catalog:
     return found
 
 
+def _listed(catalogue: pystac.Catalog) -> dict[Path, pystac.Link]:
+    """Return the links to items, by the file that they name."""
+    links = catalogue.get_item_links()
+    return {Path(str(link.get_absolute_href())): link for link in links}
+
+
+def _drop(catalogue: pystac.Catalog, path: Path) -> None:
+    """Remove the link to an item's file, if there is one."""
+    if link := _listed(catalogue).get(path):
+        catalogue.links.remove(link)
+
+
+def _unlisted(catalogue: pystac.Catalog, folder: Path) -> list[pystac.Link]:
+    """Return links to the items in a folder that the catalogue does not list."""
+    import pystac
+
+    listed = _listed(catalogue)
+    return [
+        pystac.Link(pystac.RelType.ITEM, str(path), pystac.MediaType.GEOJSON)
+        for path in sorted(folder.glob("*.json"))
+        if path not in listed
+    ]
+
+
 def _whole_files() -> StacIO:
     """Return the way to write STAC that leaves no file half written."""
     from pystac.stac_io import DefaultStacIO
 
     class Whole(DefaultStacIO):
         def write_text_to_href(self, href: str, txt: str) -> None:
-            part = f"{href}.partial"
+            part = f"{href}.{secrets.token_hex(4)}.partial"
             super().write_text_to_href(part, txt)
             Path(part).replace(href)
 

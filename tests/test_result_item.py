@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pystac
@@ -199,6 +200,22 @@ def test_a_catalogue_grows(tmp_path):
     for item in found.values():
         s2sr_xr.open_result(item.assets["zarr"].get_absolute_href())
         assert not item.assets["zarr"].href.startswith("/")
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_runs_that_end_together_list_all_their_items(tmp_path):
+    item = s2sr_xr.result_item(made(tmp_path / "a.zarr"))
+
+    def run(n):
+        own = item.clone()
+        own.id = f"item-{n}"
+        s2sr_xr.write_catalogue(tmp_path / "all", [own])
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(run, range(40)))
+    catalogue = pystac.Catalog.from_file(str(tmp_path / "all/catalog.json"))
+    found = sorted(i.id for i in catalogue.get_items())
+    assert found == sorted(f"item-{n}" for n in range(40))
     assert not list(tmp_path.rglob("*.partial"))
 
 
