@@ -123,8 +123,9 @@ def test_peak_memory_is_of_the_child_alone(monkeypatch):
     assert 0 < found["peak_bytes"] < mine.nbytes
 
 
-def test_finetuning_judges_what_it_has_not_seen():
-    options = ["--simulated", 1, "--size", 240, "--steps", 1]
+@pytest.mark.parametrize("model", ["dsen2-s-20m", "carn-s"])
+def test_finetuning_judges_what_it_has_not_seen(model):
+    options = ["--simulated", 1, "--size", 240, "--steps", 1, "--model", model]
     _, (row,) = told("finetuning", *options)
     assert 0 <= float(row["moved"]) <= 1
     assert {0.5 < row[scale] < 1.5 for scale in ("reduced", "true")} == {True}
@@ -159,3 +160,11 @@ def test_bands_that_a_scene_lacks_follow_from_other_scenes(monkeypatch):
     for band, counts in made.counts.items():
         assert counts.dtype == np.uint16
         assert abs(counts - whole.counts[band]).max() <= (1 if band in lack else 0)
+
+
+def test_adversarial_tells_what_it_brings_beside_its_control():
+    options = ["--steps", 3, "--batch", 1, "--weights", 10, "--size", 180]
+    _, rows = told("adversarial", *options, "--patches", 1, "--natural", 48)
+    assert [r["network"] for r in rows] == ["as shipped", "control", "weight 10"]
+    assert all(r["db"] > 3 and 0.5 < r["detail"] < 1.5 for r in rows)
+    assert len({(r["db"], r["natural"]) for r in rows}) == 3

@@ -1,0 +1,127 @@
+"""What an adversarial loss brings and costs, beside the same training without it.
+
+    python benchmarks/adversarial.py --steps 600
+
+`evoland-gan` goes on from the shipped 5 m weights, on simulated scenes with their
+truth; its control does too, and its adversarial loss weighs nothing: the same batches,
+the same steps. Both are judged on simulated scenes that none of them saw: PSNR over
+bicubic; `detail`, the spread of what an image has beyond half its sampling, over that
+of the truth's (1 is right); and the score that chooses among checkpoints (`natural`,
+lower is better), which knows no truth.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from common import table, tell
+from shipped_5m import (
+    FINE,
+    NAME,
+    SPEC,
+    bicubic,
+    decibel,
+    errors,
+    fresh,
+    in_use,
+    made_of,
+    simulated,
+    stacks,
+)
+
+import s2sr_xr
+from s2sr_xr.models.catalogue import published
+from s2sr_xr.train.evoland import Adversarial, high_pass
+from s2sr_xr.train.fit import Plan
+from s2sr_xr.train.five_metres import Choice, Gan, Scenes, begun, judge_of, train
+from s2sr_xr.train.scenes import source
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    State = dict[str, torch.Tensor]
+    Scene = tuple[xr.DataTree, xr.Dataset]
+
+SEEN, JUDGED = (100, 101, 102, 103), (0, 1)
+"""Seeds of the scenes; the shipped weights saw the first four."""
+
+EDGE = 16
+"""Output pixels along the border that do not count."""
+
+
+def recipe_of(args: argparse.Namespace, weight: float) -> Gan:
+    """Return what happens, with an adversarial loss of this weight."""
+    return Gan(
+        loss=Adversarial(weight=weight),
+        plan=Plan(steps=args.steps, lr=1e-4),
+        first=NAME,
+        side=32,
+        batch=args.batch,
+        choice=Choice(patches=args.patches, natural=args.natural, side=32),
+    )
+
+
+def trained(recipe: Gan, scenes: Scenes) -> State:
+    """Return the weights of the generator after the last step."""
+    build = next(build for spec, build in published() if spec.name == NAME)
+    for step in train(recipe, begun(build, recipe), scenes):
+        last = step.network
+    return {k: v.clone() for k, v in last.state_dict().items()}
+
+
+@torch.inference_mode()
+def measured(state: State, scene: Scene) -> tuple[float, float]:
+    """Return dB of PSNR over bicubic, and detail over that of the truth."""
+    tree, truth = scene
+    ten, twenty = (torch.nan_to_num(x) for x in stacks(tree))
+    made = made_of(in_use(state), ten, twenty)
+    flat = torch.cat((bicubic(ten, 2), bicubic(twenty, 4)))
+    # The swath ends in the lower right: the upper left half of the scene.
+    part = (slice(None), *(slice(0, n // 16 * 8) for n in made.shape[-2:]))
+    fine = torch.from_numpy(np.stack([truth[b].to_numpy() for b in SPEC.bands]))
+    images = [x[part] for x in (made, flat, fine)]
+    ours, theirs = (errors(x, images[2], EDGE) for x in images[:2])
+    inner = slice(EDGE, -EDGE)
+    spread = [
+        high_pass(x[None])[..., inner, inner].std((2, 3))
+        for x in (images[0], images[2])
+    ]
+    return float(np.mean(decibel(ours, theirs))), float((spread[0] / spread[1]).mean())
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train with and without, and tell what that changed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--weights", type=float, nargs="+", default=[0.005, 0.01])
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--size", type=int, default=480, help="of simulated scenes")
+    parser.add_argument("--patches", type=int, default=16, help="that are scored")
+    parser.add_argument("--natural", type=int, default=64, help="that are natural")
+    args = parser.parse_args(arguments)
+    seen = {k: simulated(k, "L2A", args.size) for k in SEEN}
+    judged = {k: simulated(k, "L2A", args.size) for k in JUDGED}
+    finer = [source(t, SPEC, str(k), truth=(f, FINE)) for k, (t, f) in seen.items()]
+    held = [source(t, SPEC, str(k)) for k, (t, _) in judged.items()]
+    score = judge_of(recipe_of(args, 0.0), Scenes(finer=finer, held=held))
+
+    def judge(name: str, state: State) -> dict[str, object]:
+        network = fresh("same").eval()
+        network.load_state_dict(state)
+        db, detail = np.mean([measured(state, j) for j in judged.values()], axis=0)
+        found = {"db": float(db), "detail": float(detail), "natural": score(network)}
+        return tell("adversarial", {"network": name, "steps": args.steps} | found)
+
+    rows = [judge("as shipped", s2sr_xr.load_model(NAME).state_dict())]
+    for weight in (0.0, *args.weights):
+        name = f"weight {weight:g}" if weight else "control"
+        state = trained(recipe_of(args, weight), Scenes(finer=finer))
+        rows.append(judge(name, state))
+    table(rows, "network", "db", "detail", "natural")
+
+
+if __name__ == "__main__":
+    main()
