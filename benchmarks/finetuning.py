@@ -14,24 +14,30 @@ import argparse
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 import xarray as xr
 from common import table, tell
 from quality import loaded, whole_scenes
 from shipped import LEFT_OUT, place, title, with_margin
+from shipped_5m import errors, made_of, stacks
 
 import s2sr_xr
+from s2sr_xr.degrade import reduce_scale
 from s2sr_xr.models.files import read_header
 from s2sr_xr.models.layers import centre
+from s2sr_xr.simulate import finer_truth
+from s2sr_xr.train.evoland import TEN
+from s2sr_xr.train.lessons import makes_ten
 from s2sr_xr.train.pairs import Pair, reduced_pair, true_pair
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    import numpy as np
 
 CELL = 60
 """Metres that both halves are whole multiples of."""
@@ -41,8 +47,9 @@ EDGE = 4
 
 
 def halves(tree: xr.DataTree) -> tuple[xr.DataTree, xr.DataTree]:
-    """Return the left and the right half of a tree whose finest pixels are of 10 m."""
-    wide = max(g.sizes["x"] for g in tree.subtree if "x" in g.dims) * 10
+    """Return the left and the right half of a tree."""
+    finest = max((g for g in tree.subtree if "x" in g.dims), key=lambda g: g.sizes["x"])
+    wide = finest.sizes["x"] * round(float(finest.x[1] - finest.x[0]))
     middle = wide // 2 // CELL * CELL
 
     def cut(part: slice):
@@ -69,31 +76,70 @@ def error(model: str | Path, pair: Pair) -> np.ndarray:
     return square.nanmean((1, 2)).sqrt().numpy()
 
 
+@torch.inference_mode()
+def ten_reduced(model: str | Path, tree: xr.DataTree) -> np.ndarray:
+    """Return the RMSE of ten bands, each at its own pixels, from pixels twice as wide.
+
+    What a 20 m band becomes at 10 m is brought back to 20 m.
+    """
+    ten, twenty = stacks(tree)
+    small = [reduce_scale(x, 2) for x in (ten, twenty)]
+    filled = [x.nan_to_num(float(x.nanmean())) for x in small]
+    made = made_of(s2sr_xr.load_model(model), *filled)
+    fine = errors(made[:TEN], ten, 2 * EDGE)
+    return np.concatenate([fine, errors(reduce_scale(made[TEN:], 2), twenty, EDGE)])
+
+
+@torch.inference_mode()
+def ten_true(model: str | Path, tree: xr.DataTree, truth: xr.Dataset) -> np.ndarray:
+    """Return the RMSE of ten bands at 5 m, above the first row that misses pixels."""
+    ten, twenty = stacks(tree)
+    gaps = (~ten.isfinite()).any(0).any(1).nonzero()
+    rows = (int(gaps[0]) // 4 * 4 if len(gaps) else ten.shape[1]) - 4 * EDGE
+    made = made_of(s2sr_xr.load_model(model), ten[:, :rows], twenty[:, : rows // 2])
+    names = s2sr_xr.get_spec(model).output.names
+    fine = np.stack([truth[b].to_numpy() for b in names])
+    return errors(made, torch.from_numpy(fine)[:, : 2 * rows, : made.shape[-1]], 16)
+
+
+Judge = Callable[[str | Path], np.ndarray]
+
+
+def judges(right: xr.DataTree, name: str, model: str, truth=None) -> dict[str, Judge]:
+    """Return what measures weights on the right half, scale by scale."""
+    spec, found = s2sr_xr.get_spec(model), {}
+    if makes_ten(spec):
+        found["reduced"] = partial(ten_reduced, tree=right)
+        if truth is not None:
+            found["true"] = partial(ten_true, tree=right, truth=truth)
+        return found
+    found["reduced"] = partial(error, pair=reduced_pair(right, spec, name))
+    if truth is not None:
+        found["true"] = partial(error, pair=true_pair(right, truth, spec, name))
+    return found
+
+
 def real(folder: Path, model: str) -> Iterator[tuple]:
-    """Yield name, left half and judged pair of each left-out scene."""
-    spec = s2sr_xr.get_spec(model)
+    """Yield name, left half and judges of each left-out scene."""
     for scene in whole_scenes(folder):
-        if place(scene.name) in LEFT_OUT[f"{spec.cell}m"]:
+        if place(scene.name) in LEFT_OUT[f"{s2sr_xr.get_spec(model).cell}m"]:
             left, right = halves(loaded(scene))
-            pair = reduced_pair(right, spec, title(scene))
-            yield pair.name, left, {"reduced": pair}
+            name = title(scene)
+            yield name, left, judges(right, name, model)
 
 
 def simulated(seeds: range, size: int, model: str) -> Iterator[tuple]:
     """Yield the same of simulated scenes, at both scales."""
-    spec = s2sr_xr.get_spec(model)
+    metres = s2sr_xr.get_spec(model).cell / s2sr_xr.get_spec(model).output.per_cell
+    open_truth = s2sr_xr.open_truth if metres == 10 else finer_truth
     for seed in seeds:
         with tempfile.TemporaryDirectory() as scratch:
             item = s2sr_xr.simulate_scene(scratch, size=size, seed=seed, level="L2A")
             tree = s2sr_xr.open_stac(item, chunks=None).load()
-            truth = xr.DataTree(s2sr_xr.open_truth(item).load())
+            truth = xr.DataTree(open_truth(item).load())
         (left, right), (_, finer) = halves(tree), halves(truth)
         name = f"simulated:{seed}"
-        pairs = {
-            "reduced": reduced_pair(right, spec, name),
-            "true": true_pair(right, finer.to_dataset(), spec, name),
-        }
-        yield name, left, pairs
+        yield name, left, judges(right, name, model, finer.to_dataset())
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -124,9 +170,8 @@ def main(arguments: list[str] | None = None) -> None:
             row = {"scene": name, "steps": args.steps}
             row |= {"seconds": time.monotonic() - begun}
             row |= {"moved": read_header(out).notes["moved"].split()[0]}
-            for scale, pair in judged.items():
-                ratio = error(out, pair) / error(args.model, pair)
-                row[scale] = float(ratio.mean())
+            for scale, judge in judged.items():
+                row[scale] = float((judge(out) / judge(args.model)).mean())
         rows.append(tell("finetuning", row))
     table(rows, "scene", "moved", "reduced", "true", "seconds")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -10,9 +12,11 @@ from worlds import tree
 import s2sr_xr
 from s2sr_xr.bands import BANDS
 from s2sr_xr.models import files
+from s2sr_xr.models.catalogue import published
 from s2sr_xr.models.files import read_header
-from s2sr_xr.train.finetune import _parted
+from s2sr_xr.train.lessons import _parted, _ten_parted, makes_ten
 from s2sr_xr.train.pairs import reduced_pair, reduced_pairs
+from s2sr_xr.train.scenes import source
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +80,66 @@ def test_nothing_is_learnt_from_what_judges(missing):
     assert float(held.target.isfinite().float().mean()) > 0.95
 
 
+def test_ten_bands_are_learnt_at_5_m(scene, tmp_path):
+    made = scene.s2sr.finetune(
+        "carn-s", steps=12, lr=3e-4, out=tmp_path / "a.safetensors"
+    )
+    notes = read_header(made).notes
+    assert float(notes["held_back"].split()[0]) < 1
+    fine = scene.s2sr.superresolve(made, bands=["B11"]).B11
+    assert fine.attrs["s2sr_model"] == "carn-s-finetuned"
+    before = scene.s2sr.superresolve("carn-s", bands=["B11"]).B11
+    assert 0 < float(abs(fine - before).mean()) < 0.01
+
+
+@pytest.mark.parametrize("missing", [0, 9])
+def test_of_ten_bands_no_row_is_learnt_from_and_judges(missing):
+    def rows(shape):
+        row = np.arange(shape[0]) * (80 / shape[0])
+        seen = np.where(row < 80 - missing, row, np.nan)
+        return np.broadcast_to(seen[:, None], shape).astype("f4")
+
+    # Cells of 60 m hold three of 20 m.
+    spec, obj = s2sr_xr.get_spec("carn-s"), tree((27, 10), BANDS, values=rows)
+    learnt, held = _ten_parted(source(obj, spec, "scene"), spec)
+    (most, least), (first, last) = (
+        (float(np.nanmax(part.layers[1][0])), float(np.nanmin(part.layers[0][0])))
+        for part in (learnt, held)
+    )
+    assert least == 0
+    assert most < last
+    assert 80 - missing - 2 < first < 80 - missing
+    assert learnt.cells[0] + held.cells[0] == np.ceil((80 - missing) * 81 / 80)
+
+
+def test_constants_of_a_training_set_are_kept(scene, tmp_path):
+    """An imported network may standardise its bands in its own way."""
+    spec, network = s2sr_xr.get_spec("carn-s"), s2sr_xr.load_model("carn-s")
+    mean = torch.linspace(0.05, 0.3, 10)
+    told = json.dumps({"mean": mean.tolist(), "std": [0.1] * 10})
+    own, out = tmp_path / "own.safetensors", tmp_path / "mine.safetensors"
+    files.save(own, network, spec, "carn-s", notes={"constants": told})
+    with pytest.warns(s2sr_xr.S2SRWarning, match="has the weights it began with"):
+        scene.s2sr.finetune(own, steps=1, lr=10.0, out=out)
+    for path in (own, out):
+        kept = s2sr_xr.load_model(path).standard.mean.flatten()
+        torch.testing.assert_close(kept, mean)
+
+
+def test_a_scene_too_small_for_ten_bands_is_refused(tmp_path):
+    obj = tree((9, 9), BANDS)
+    with pytest.raises(s2sr_xr.GridError, match="27 x 27 cells of 20 m; carn-s needs"):
+        obj.s2sr.finetune("carn-s", out=tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("model", "ten"), [("carn", True), ("rrdb", True), ("rrdb-s2v2x2", False)]
+)
+def test_networks_of_ten_bands_are_known(model, ten):
+    spec = next(s for s, _ in published() if s.name == model)
+    assert makes_ten(spec) is ten
+
+
 def test_a_scene_without_pixels_has_no_rows(scene, tmp_path):
     empty = scene.map_over_datasets(
         lambda ds: ds.where(False) if "x" in ds.dims else ds
@@ -109,6 +173,7 @@ def test_the_same_seed_gives_the_same_weights(scene, tmp_path):
     [
         ("dsen2", s2sr_xr.ModelError, "stands for dsen2-s-20m and dsen2-s-60m"),
         ("bicubic-20m", s2sr_xr.ModelError, "does not learn one scale below"),
+        ("rec-s", s2sr_xr.ModelError, "makes neither its coarsest bands nor ten"),
         ("dsen2-20m", s2sr_xr.ModelError, "No weights of dsen2-20m"),
         ("dsen2-s-60m", s2sr_xr.GridError, "needs at least 21 x 16 to learn"),
     ],
@@ -137,8 +202,8 @@ def test_a_full_disk_is_said(scene, tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files, "save", full)
-    with pytest.raises(s2sr_xr.StoreError, match=r"mine\.safetensors: .*No space left"):
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(s2sr_xr.StoreError, match=r"mine\.safetensors: .*Make room"):
         scene.s2sr.finetune("dsen2-s-20m", steps=1, out=tmp_path / "mine.safetensors")
 
 
