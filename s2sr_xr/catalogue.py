@@ -75,9 +75,10 @@ def write_catalogue(
         catalogue.catalog_type = pystac.CatalogType.SELF_CONTAINED
         catalogue.set_self_href(str(root / "catalog.json"))
         # Items first, then the catalogue that names them; each file whole.
-        stac_io = _whole_files()
+        stac_io, before = _whole_files(), _listed(catalogue)
         for item in new:
-            _drop(catalogue, root / FOLDER / f"{item.id}.json")
+            if link := before.get(f"{item.id}.json"):
+                catalogue.links.remove(link)
             catalogue.add_item(item, strategy=layout)
             item.make_asset_hrefs_relative()
             item.save_object(include_self_link=False, stac_io=stac_io)
@@ -135,16 +136,9 @@ def _catalogue(path: Path, description: str) -> pystac.Catalog:
     return found
 
 
-def _listed(catalogue: pystac.Catalog) -> dict[Path, pystac.Link]:
-    """Return the links to items, by the file that they name."""
-    links = catalogue.get_item_links()
-    return {Path(str(link.get_absolute_href())): link for link in links}
-
-
-def _drop(catalogue: pystac.Catalog, path: Path) -> None:
-    """Remove the link to an item's file, if there is one."""
-    if link := _listed(catalogue).get(path):
-        catalogue.links.remove(link)
+def _listed(catalogue: pystac.Catalog) -> dict[str, pystac.Link]:
+    """Return the links to items, by the name of the file: all are in one folder."""
+    return {Path(str(k.get_href())).name: k for k in catalogue.get_item_links()}
 
 
 def _unlisted(catalogue: pystac.Catalog, folder: Path) -> list[pystac.Link]:
@@ -155,7 +149,7 @@ def _unlisted(catalogue: pystac.Catalog, folder: Path) -> list[pystac.Link]:
     return [
         pystac.Link(pystac.RelType.ITEM, str(path), pystac.MediaType.GEOJSON)
         for path in sorted(folder.glob("*.json"))
-        if path not in listed
+        if path.name not in listed
     ]
 
 

@@ -208,14 +208,14 @@ def test_runs_that_end_together_list_all_their_items(tmp_path):
 
     def run(n):
         own = item.clone()
-        own.id = f"item-{n}"
-        s2sr_xr.write_catalogue(tmp_path / "all", [own])
+        own.id = f"item {n}"
+        s2sr_xr.write_catalogue(tmp_path / "a.zarr/../all", [own])
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(run, range(40)))
     catalogue = pystac.Catalog.from_file(str(tmp_path / "all/catalog.json"))
     found = sorted(i.id for i in catalogue.get_items())
-    assert found == sorted(f"item-{n}" for n in range(40))
+    assert found == sorted(f"item {n}" for n in range(40))
     assert not list(tmp_path.rglob("*.partial"))
 
 
