@@ -168,3 +168,22 @@ def test_adversarial_tells_what_it_brings_beside_its_control():
     assert [r["network"] for r in rows] == ["as shipped", "control", "weight 10"]
     assert all(r["db"] > 3 and 0.5 < r["detail"] < 1.5 for r in rows)
     assert len({(r["db"], r["natural"]) for r in rows}) == 3
+
+
+def test_what_is_like_ice_shows_other_ground_in_the_dark_bands(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    from shipped_5m import iced
+
+    rng = np.random.default_rng(0)
+    ten = torch.rand(3, 4, 8, 8) * 0.2 + 0.1
+    twenty = torch.rand(3, 6, 4, 4) * 0.2 + 0.1
+    bright, both = iced(ten, twenty, 1.0, rng)
+    # One gain for all bright bands of a patch.
+    gain = bright / ten
+    torch.testing.assert_close(gain, gain[:, :1, :1, :1].expand_as(gain))
+    assert (bright.mean((1, 2, 3)) > 0.29).all()
+    torch.testing.assert_close(both[:, :4] / twenty[:, :4], gain[:, :, :4, :4])
+    assert (both[:, 4:].mean((1, 2, 3)) < 0.11).all()
+    ratio = both[:, 4:] / twenty.roll(1, 0)[:, 4:]
+    torch.testing.assert_close(ratio, ratio[:, :1, :1, :1].expand_as(ratio))
+    assert iced(ten, twenty, 0.0, rng) == (ten, twenty)
