@@ -5,8 +5,8 @@
 Useful operations are those of the pixels that are kept, without any halo. The yardstick
 is the best of repeated 2048 x 2048 matrix products in the same type, before and after.
 `--peer` runs the same network on the same pixels through ONNX Runtime in float32, in
-turns with ours. `--tiles` tries others than the card's, in cells. `--cluster` runs the
-same again in a worker of a default ``LocalCluster``, alone with as many threads, and in
+turns with ours. `--tiles` tries others than the card's, in cells. `--cluster` runs ours
+again in a worker of a default ``LocalCluster``, alone with as many threads, and in
 all of its workers at once with the threads that they have.
 """
 
@@ -101,7 +101,8 @@ def in_worker(args) -> list[dict[str, object]]:
     """Return the rows of one worker, with the threads that it has if none are named."""
     from distributed import get_worker
 
-    own = {"threads": args.threads or get_worker().state.nthreads}
+    # ONNX Runtime takes more memory than a default worker has.
+    own = {"threads": args.threads or get_worker().state.nthreads, "peer": False}
     return list(rows(argparse.Namespace(**vars(args) | own)))
 
 
@@ -117,7 +118,8 @@ def in_cluster(alone, args) -> Iterator[dict[str, object]]:
             [client.submit(in_worker, free, workers=[w], pure=False) for w in workers]
         )
     summed = ("useful_gflops", "mpx_s")
-    for n, base in enumerate(alone):
+    ours = [row for row in alone if row["run"] != "onnxruntime"]
+    for n, base in enumerate(ours):
         of_all = {k: round(sum(r[n][k] for r in every), 3) for k in summed}
         of_all["threads"] = sum(r[n]["threads"] for r in every)
         kept = ("model", "tile", "run")
