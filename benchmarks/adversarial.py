@@ -1,6 +1,6 @@
 """What an adversarial loss brings and costs, beside the same training without it.
 
-    python benchmarks/adversarial.py --steps 600
+    python benchmarks/adversarial.py
 
 `evoland-gan` goes on from the shipped 5 m weights, on simulated scenes with their
 truth; its control does too, and its adversarial loss weighs nothing: the same batches,
@@ -17,23 +17,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from common import table, tell
+from common import known, table, tell
 from shipped_5m import (
     FINE,
     NAME,
     SPEC,
-    bicubic,
+    at_5_m,
     decibel,
     errors,
     fresh,
     in_use,
-    made_of,
     simulated,
-    stacks,
 )
 
 import s2sr_xr
-from s2sr_xr.models.catalogue import published
 from s2sr_xr.train.evoland import Adversarial, high_pass
 from s2sr_xr.train.fit import Plan
 from s2sr_xr.train.five_metres import Choice, Gan, Scenes, begun, judge_of, train
@@ -66,7 +63,7 @@ def recipe_of(args: argparse.Namespace, weight: float) -> Gan:
 
 def trained(recipe: Gan, scenes: Scenes) -> State:
     """Return the weights of the generator after the last step."""
-    build = next(build for spec, build in published() if spec.name == NAME)
+    _, build = known()[NAME]
     for step in train(recipe, begun(build, recipe), scenes):
         last = step.network
     return {k: v.clone() for k, v in last.state_dict().items()}
@@ -75,28 +72,20 @@ def trained(recipe: Gan, scenes: Scenes) -> State:
 @torch.inference_mode()
 def measured(state: State, scene: Scene) -> tuple[float, float]:
     """Return dB of PSNR over bicubic, and detail over that of the truth."""
-    tree, truth = scene
-    ten, twenty = (torch.nan_to_num(x) for x in stacks(tree))
-    made = made_of(in_use(state), ten, twenty)
-    flat = torch.cat((bicubic(ten, 2), bicubic(twenty, 4)))
-    # The swath ends in the lower right: the upper left half of the scene.
-    part = (slice(None), *(slice(0, n // 16 * 8) for n in made.shape[-2:]))
-    fine = torch.from_numpy(np.stack([truth[b].to_numpy() for b in SPEC.bands]))
-    images = [x[part] for x in (made, flat, fine)]
-    ours, theirs = (errors(x, images[2], EDGE) for x in images[:2])
+    made, flat, fine = at_5_m(in_use(state), *scene)
+    ours, theirs = (errors(x, fine, EDGE) for x in (made, flat))
     inner = slice(EDGE, -EDGE)
-    spread = [
-        high_pass(x[None])[..., inner, inner].std((2, 3))
-        for x in (images[0], images[2])
-    ]
-    return float(np.mean(decibel(ours, theirs))), float((spread[0] / spread[1]).mean())
+    detail, true = (
+        high_pass(x[None])[..., inner, inner].std((2, 3)) for x in (made, fine)
+    )
+    return float(np.mean(decibel(ours, theirs))), float((detail / true).mean())
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Train with and without, and tell what that changed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--weights", type=float, nargs="+", default=[0.005, 0.01])
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--weights", type=float, nargs="+", default=[0.01, 0.1])
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--size", type=int, default=480, help="of simulated scenes")
     parser.add_argument("--patches", type=int, default=16, help="that are scored")

@@ -25,16 +25,16 @@ import xarray as xr
 from common import table, tell
 from quality import loaded, whole_scenes
 from shipped import LEFT_OUT, place, title, with_margin
-from shipped_5m import errors, made_of, stacks
+from shipped_5m import errors, from_twice, made_of, stacks
 
 import s2sr_xr
 from s2sr_xr.degrade import reduce_scale
 from s2sr_xr.models.files import read_header
 from s2sr_xr.models.layers import centre
-from s2sr_xr.simulate import finer_truth
 from s2sr_xr.train.evoland import TEN
 from s2sr_xr.train.lessons import makes_ten
 from s2sr_xr.train.pairs import Pair, reduced_pair, true_pair
+from s2sr_xr.train.scenes import simulated_scene
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,21 +76,17 @@ def error(model: str | Path, pair: Pair) -> np.ndarray:
     return square.nanmean((1, 2)).sqrt().numpy()
 
 
-@torch.inference_mode()
 def ten_reduced(model: str | Path, tree: xr.DataTree) -> np.ndarray:
     """Return the RMSE of ten bands, each at its own pixels, from pixels twice as wide.
 
     What a 20 m band becomes at 10 m is brought back to 20 m.
     """
     ten, twenty = stacks(tree)
-    small = [reduce_scale(x, 2) for x in (ten, twenty)]
-    filled = [x.nan_to_num(float(x.nanmean())) for x in small]
-    made = made_of(s2sr_xr.load_model(model), *filled)
+    _, made = from_twice(s2sr_xr.load_model(model), ten, twenty)
     fine = errors(made[:TEN], ten, 2 * EDGE)
     return np.concatenate([fine, errors(reduce_scale(made[TEN:], 2), twenty, EDGE)])
 
 
-@torch.inference_mode()
 def ten_true(model: str | Path, tree: xr.DataTree, truth: xr.Dataset) -> np.ndarray:
     """Return the RMSE of ten bands at 5 m, above the first row that misses pixels."""
     ten, twenty = stacks(tree)
@@ -121,8 +117,9 @@ def judges(right: xr.DataTree, name: str, model: str, truth=None) -> dict[str, J
 
 def real(folder: Path, model: str) -> Iterator[tuple]:
     """Yield name, left half and judges of each left-out scene."""
+    left_out = LEFT_OUT[f"{s2sr_xr.get_spec(model).cell}m"]
     for scene in whole_scenes(folder):
-        if place(scene.name) in LEFT_OUT[f"{s2sr_xr.get_spec(model).cell}m"]:
+        if place(scene.name) in left_out:
             left, right = halves(loaded(scene))
             name = title(scene)
             yield name, left, judges(right, name, model)
@@ -130,14 +127,10 @@ def real(folder: Path, model: str) -> Iterator[tuple]:
 
 def simulated(seeds: range, size: int, model: str) -> Iterator[tuple]:
     """Yield the same of simulated scenes, at both scales."""
-    metres = s2sr_xr.get_spec(model).cell / s2sr_xr.get_spec(model).output.per_cell
-    open_truth = s2sr_xr.open_truth if metres == 10 else finer_truth
+    fine = makes_ten(s2sr_xr.get_spec(model))
     for seed in seeds:
-        with tempfile.TemporaryDirectory() as scratch:
-            item = s2sr_xr.simulate_scene(scratch, size=size, seed=seed, level="L2A")
-            tree = s2sr_xr.open_stac(item, chunks=None).load()
-            truth = xr.DataTree(open_truth(item).load())
-        (left, right), (_, finer) = halves(tree), halves(truth)
+        tree, truth = simulated_scene(seed, "L2A", size, fine=fine)
+        (left, right), (_, finer) = halves(tree), halves(xr.DataTree(truth))
         name = f"simulated:{seed}"
         yield name, left, judges(right, name, model, finer.to_dataset())
 

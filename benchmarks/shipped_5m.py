@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -42,7 +41,6 @@ from shipped import (
 )
 from torch.optim import Adam
 
-import s2sr_xr
 from s2sr_xr.degrade import block_mean, reduce_scale
 from s2sr_xr.metrics import rmse
 from s2sr_xr.models.carn import CARN
@@ -51,13 +49,12 @@ from s2sr_xr.models.files import save_tensors
 from s2sr_xr.models.layers import centre
 from s2sr_xr.models.resample import Upsample
 from s2sr_xr.models.spec import BandGroup
-from s2sr_xr.simulate import finer_truth
 from s2sr_xr.train.augment import Augment
 from s2sr_xr.train.evoland import TEN, Restoration
 from s2sr_xr.train.fit import Plan, fit
 from s2sr_xr.train.muon import Muon
 from s2sr_xr.train.patches import Rules, Sampler
-from s2sr_xr.train.scenes import Source, source
+from s2sr_xr.train.scenes import Source, simulated_scene, source
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -126,10 +123,8 @@ def real_scenes(folder: Path) -> dict[str, xr.DataTree]:
 
 def simulated(seed: int, level: str, size: int) -> tuple[xr.DataTree, xr.Dataset]:
     """Return a simulated scene, and what its sensor would see with 5 m pixels."""
-    with tempfile.TemporaryDirectory() as scratch:
-        item = s2sr_xr.simulate_scene(scratch, size=size, seed=seed, level=level)
-        tree = s2sr_xr.open_stac(item).load()
-        return tree, finer_truth(item)[list(SPEC.bands)]
+    tree, truth = simulated_scene(seed, level, size, fine=True)
+    return tree, truth[list(SPEC.bands)]
 
 
 def stacks(tree: xr.DataTree) -> list[torch.Tensor]:
@@ -246,14 +241,22 @@ def decibel(ours: np.ndarray, theirs: np.ndarray) -> list[float]:
     return [round(float(gain), 2) for gain in gains]
 
 
-def at_reduced_scale(network: torch.nn.Module, tree: xr.DataTree) -> dict[str, dict]:
-    """Return, band by band, the gain in dB at 10 m and the ratio of RMSE at 20 m."""
-    ten, twenty = stacks(tree)
+@torch.inference_mode()
+def from_twice(
+    network: torch.nn.Module, ten: torch.Tensor, twenty: torch.Tensor
+) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Return bands with pixels twice as wide, and what the network makes of those."""
     small = [
         torch.nan_to_num(reduce_scale(x, 2), nan=float(torch.nanmean(x)))
         for x in (ten, twenty)
     ]
-    made = made_of(network, *small)
+    return small, made_of(network, *small)
+
+
+def at_reduced_scale(network: torch.nn.Module, tree: xr.DataTree) -> dict[str, dict]:
+    """Return, band by band, the gain in dB at 10 m and the ratio of RMSE at 20 m."""
+    ten, twenty = stacks(tree)
+    small, made = from_twice(network, ten, twenty)
     flat = errors(bicubic(small[0], 2), ten, 8)
     ours = errors(made[:TEN], ten, 8)
     others = errors(bicubic(small[1], 2), twenty, 4)
@@ -274,16 +277,23 @@ def named(names, values: np.ndarray, digits: int = 3) -> dict[str, float]:
     return {n: round(float(v), digits) for n, v in zip(names, values, strict=True)}
 
 
-def at_true_scale(network: torch.nn.Module, seed: int, level: str) -> dict[str, dict]:
-    """Return the gain in dB at 5 m over bicubic on a simulated scene, band by band."""
-    tree, truth = simulated(seed, level, 480)
+def at_5_m(
+    network: torch.nn.Module, tree: xr.DataTree, truth: xr.Dataset
+) -> list[torch.Tensor]:
+    """Return what the network makes of a simulated scene, bicubic, and the truth."""
     ten, twenty = (torch.nan_to_num(x) for x in stacks(tree))
     made = made_of(network, ten, twenty)
     flat = torch.cat((bicubic(ten, 2), bicubic(twenty, 4)))
+    fine = torch.from_numpy(np.stack([truth[b].to_numpy() for b in SPEC.bands]))
     # The swath ends in the lower right: the upper left half of the scene.
     part = (slice(None), *(slice(0, n // 2) for n in made.shape[-2:]))
-    fine = torch.from_numpy(np.stack([truth[b].to_numpy() for b in SPEC.bands]))
-    ours, theirs = (errors(x[part], fine[part], 16) for x in (made, flat))
+    return [image[part] for image in (made, flat, fine)]
+
+
+def at_true_scale(network: torch.nn.Module, seed: int, level: str) -> dict[str, dict]:
+    """Return the gain in dB at 5 m over bicubic on a simulated scene, band by band."""
+    made, flat, fine = at_5_m(network, *simulated(seed, level, 480))
+    ours, theirs = (errors(x, fine, 16) for x in (made, flat))
     return {
         "dB at 5 m": dict(zip(SPEC.bands, decibel(ours, theirs), strict=True)),
         "ratio at 5 m": named(SPEC.bands, ours / theirs),

@@ -61,16 +61,22 @@ def test_what_does_not_help_is_not_kept(scene, tmp_path):
     assert notes["held_back"] == "1.000 of the error before"
 
 
+def rows(of, missing):
+    """Return what makes images whose pixels say which of so many rows they are of."""
+
+    def made(shape):
+        row = np.arange(shape[0]) * (of / shape[0])
+        seen = np.where(row < of - missing, row, np.nan)
+        return np.broadcast_to(seen[:, None], shape).astype("f4")
+
+    return made
+
+
 @pytest.mark.parametrize("missing", [0, 17])
 def test_nothing_is_learnt_from_what_judges(missing):
     """Each target says which native row it is of."""
-
-    def rows(shape):
-        row = np.arange(shape[0]) * (120 / shape[0])
-        seen = np.where(row < 120 - missing, row, np.nan)
-        return np.broadcast_to(seen[:, None], shape).astype("f4")
-
-    spec, obj = s2sr_xr.get_spec("dsen2-s-20m"), tree((40, 20), BANDS, values=rows)
+    obj = tree((40, 20), BANDS, values=rows(120, missing))
+    spec = s2sr_xr.get_spec("dsen2-s-20m")
     learnt, held = _parted(reduced_pairs(obj, spec, "scene"), spec)
     border = spec.margin * spec.output.per_cell
     most = max(float(p.target[:, :-border].max()) for p in learnt)
@@ -94,13 +100,9 @@ def test_ten_bands_are_learnt_at_5_m(scene, tmp_path):
 
 @pytest.mark.parametrize("missing", [0, 9])
 def test_of_ten_bands_no_row_is_learnt_from_and_judges(missing):
-    def rows(shape):
-        row = np.arange(shape[0]) * (80 / shape[0])
-        seen = np.where(row < 80 - missing, row, np.nan)
-        return np.broadcast_to(seen[:, None], shape).astype("f4")
-
     # Cells of 60 m hold three of 20 m.
-    spec, obj = s2sr_xr.get_spec("carn-s"), tree((27, 10), BANDS, values=rows)
+    obj = tree((27, 10), BANDS, values=rows(80, missing))
+    spec = s2sr_xr.get_spec("carn-s")
     learnt, held = _ten_parted(source(obj, spec, "scene"), spec)
     (most, least), (first, last) = (
         (float(np.nanmax(part.layers[1][0])), float(np.nanmin(part.layers[0][0])))
@@ -203,7 +205,8 @@ def test_a_full_disk_is_said(scene, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("safetensors.torch.save_file", full)
-    with pytest.raises(s2sr_xr.StoreError, match=r"mine\.safetensors: .*Make room"):
+    said = r"mine\.safetensors: .*No space left.*Make room"
+    with pytest.raises(s2sr_xr.StoreError, match=said):
         scene.s2sr.finetune("dsen2-s-20m", steps=1, out=tmp_path / "mine.safetensors")
 
 

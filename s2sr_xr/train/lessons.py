@@ -13,7 +13,6 @@ rehearsal and pseudorehearsal, Connection Science 7).
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -26,14 +25,11 @@ from s2sr_xr.errors import GridError, ModelError
 from s2sr_xr.models import files
 from s2sr_xr.models.catalogue import EVOLAND, published
 from s2sr_xr.models.registry import is_path, load_model
-from s2sr_xr.readers.stac import open_stac
-from s2sr_xr.simulate import finer_truth, open_truth, simulate_scene
-from s2sr_xr.train.augment import Augment
 from s2sr_xr.train.evoland import TEN, Restoration
 from s2sr_xr.train.losses import over_bicubic
 from s2sr_xr.train.pairs import patches, reduced_pairs, true_pair
 from s2sr_xr.train.patches import Rules, Sampler
-from s2sr_xr.train.scenes import source
+from s2sr_xr.train.scenes import simulated_scene, source
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -134,24 +130,17 @@ def lesson(obj: Object, spec: ModelSpec, model: str | Path, seed: int) -> Lesson
         The scene lacks a band, or is too small for a patch one scale below; a batch
         raises `GridError` where pixels are missing all over.
     """
-    kind = _coarse_bands if makes_coarse(spec) else _ten_bands
-    return kind(obj, spec, model, seed)
+    make = _coarse_bands if makes_coarse(spec) else _ten_bands
+    return make(obj, spec, model, seed)
 
 
 @lru_cache(maxsize=2)
-def rehearsed(*, fine: bool) -> list[tuple[str, xr.DataTree, xr.Dataset]]:
-    """Return simulated scenes: name, bands, and truth at 5 m if `fine`, else at 10 m.
+def _rehearsed(*, fine: bool) -> list[tuple[xr.DataTree, xr.Dataset]]:
+    """Return simulated scenes, with truth at 5 m if `fine`, else at 10 m.
 
     About 3 s each, once a process.
     """
-    found = []
-    for seed, level in REHEARSED:
-        with tempfile.TemporaryDirectory() as folder:
-            item = simulate_scene(folder, size=SIZE, seed=seed, level=level)
-            tree = open_stac(item, chunks=None).load()
-            truth = (finer_truth if fine else open_truth)(item).load()
-        found.append((f"simulated scene {seed}", tree, truth))
-    return found
+    return [simulated_scene(seed, level, SIZE, fine=fine) for seed, level in REHEARSED]
 
 
 # Coarse bands on the finest pixels
@@ -159,9 +148,7 @@ def rehearsed(*, fine: bool) -> list[tuple[str, xr.DataTree, xr.Dataset]]:
 
 def _coarse_bands(obj: Object, spec: ModelSpec, model: str | Path, seed: int) -> Lesson:
     learnt, held = _parted(reduced_pairs(obj, spec, "the scene"), spec)
-    known = [
-        true_pair(tree, truth, spec, n) for n, tree, truth in rehearsed(fine=False)
-    ]
+    known = [true_pair(*scene, spec, "simulated") for scene in _rehearsed(fine=False)]
     side = min(KEPT + 2 * spec.margin, *(n for p in (*learnt, held) for n in p.cells))
     given: dict[str, Any] = {"side": side, "seed": seed}
     judged = patches([held], spec, batch=JUDGED, step=0, **given)
@@ -220,18 +207,15 @@ def _ten_bands(obj: Object, spec: ModelSpec, model: str | Path, seed: int) -> Le
     learnt, held = _ten_parted(source(obj, spec, "the scene"), spec)
     # Twice degraded by 2.
     side = min(SIDE, *learnt.cells, *held.cells) // 8 * 8
-    given: dict[str, Any] = {
-        "side": side,
-        "rules": Rules(cloud=1, flat=0),
-        "threads": 0,
-    }
     known = [
-        source(tree, spec, name, truth=(truth, spec.output))
-        for name, tree, truth in rehearsed(fine=True)
+        source(tree, spec, "simulated", truth=(truth, spec.output))
+        for tree, truth in _rehearsed(fine=True)
     ]
-    draw = Sampler([learnt], batch=BATCH, seed=seed, **given)
-    true = Sampler(known, batch=BESIDE, seed=seed, **given)
-    judged = Sampler([held], batch=JUDGED, seed=seed, augment=Augment(), **given)(0)
+    given: dict[str, Any] = {"side": side, "seed": seed, "threads": 0}
+    given["rules"] = Rules(cloud=1, flat=0)
+    draw = Sampler([learnt], batch=BATCH, **given)
+    true = Sampler(known, batch=BESIDE, **given)
+    judged = Sampler([held], batch=JUDGED, **given)(0)
     recipe = Restoration(loud=LOUD, edge=side // 4, relative=True)
     quiet = replace(recipe, loud=(0.0, 0.0))
     return Lesson(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,14 +11,17 @@ import numpy as np
 from s2sr_xr.errors import GridError, MissingBandError, S2SRError
 from s2sr_xr.grid import check_nesting, grid_of, scene_of
 from s2sr_xr.readers.source import as_variable, source_of
+from s2sr_xr.readers.stac import open_stac
+from s2sr_xr.simulate import finer_truth, open_truth, simulate_scene
 
 if TYPE_CHECKING:
     import xarray as xr
 
     from s2sr_xr.grid import Grid, Object
     from s2sr_xr.models.spec import BandGroup, ModelSpec
+    from s2sr_xr.simulate.item import Level
 
-__all__ = ["Source", "source"]
+__all__ = ["Source", "simulated_scene", "source"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +120,24 @@ def source(
         classes_per_cell=per_cell,
         weight=weight,
     )
+
+
+def simulated_scene(
+    seed: int, level: Level, size: int, *, fine: bool
+) -> tuple[xr.DataTree, xr.Dataset]:
+    """Return a simulated scene in memory, and what its sensor would see finer.
+
+    Parameters
+    ----------
+    seed, level, size
+        As `simulate_scene` takes them.
+    fine
+        The truth is of 5 m pixels (`finer_truth`), not of 10 m (`open_truth`).
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        item = simulate_scene(folder, size=size, seed=seed, level=level)
+        tree = open_stac(item, chunks=None).load()
+        return tree, (finer_truth if fine else open_truth)(item).load()
 
 
 def _truth_layers(
