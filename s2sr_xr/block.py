@@ -13,6 +13,7 @@ import numpy as np
 
 from s2sr_xr import lanes, nodata
 from s2sr_xr.bands import BANDS
+from s2sr_xr.core.token_parts import field_parts
 from s2sr_xr.errors import RadiometryError
 from s2sr_xr.predict import predict, resolve, torch_threads
 from s2sr_xr.tiling import CORRECTION, REACH, Box, mirror, mirrored_source
@@ -77,6 +78,9 @@ class Pass:
 
     ceiling: float = nodata.CEILING
     """From which value on a pixel is saturated."""
+
+    def __dask_tokenize__(self) -> tuple[Any, ...]:
+        return field_parts("pass", 1, self)
 
     @property
     def tile(self) -> tuple[int, int]:
@@ -211,6 +215,9 @@ class BlockTask:
 
     threads: int | None = None
     """Threads of torch inside one task; None: torch's own choice."""
+
+    def __dask_tokenize__(self) -> tuple[Any, ...]:
+        return field_parts("block-task", 1, self)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from s2sr_xr.block import QUALITY, BlockTask, do_block
+from s2sr_xr.core.token_parts import field_parts
 from s2sr_xr.errors import S2SRWarning
 from s2sr_xr.tiling import Box, cuts
 
@@ -47,6 +48,9 @@ class Blocks:
 
     size: tuple[int, int]
     """Rows and columns of a block; the last ones may be smaller."""
+
+    def __dask_tokenize__(self) -> tuple[Any, ...]:
+        return field_parts("blocks", 1, self)
 
     @property
     def chunks(self) -> tuple[tuple[int, ...], ...]:

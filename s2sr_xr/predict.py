@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from s2sr_xr.allocator import keep_memory, on_main_heap
+from s2sr_xr.core.token_parts import field_parts
 from s2sr_xr.errors import ModelError
 from s2sr_xr.lanes import TEAM
 from s2sr_xr.models.registry import get_spec, is_path, load_model
@@ -70,6 +71,9 @@ class Predictor:
             raise ModelError(
                 f"precision={self.precision!r} is not one of {', '.join(PRECISIONS)}."
             )
+
+    def __dask_tokenize__(self) -> tuple[Any, ...]:
+        return field_parts("predictor", 1, self)
 
     def load(self) -> tuple[Run, str]:
         """Return the network and its device, loaded once."""

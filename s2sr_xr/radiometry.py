@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from s2sr_xr.bands import BANDS, canonical
+from s2sr_xr.core.token_parts import token_parts
 from s2sr_xr.errors import MissingBandError, RadiometryError, S2SRWarning
 
 if TYPE_CHECKING:
@@ -93,6 +94,10 @@ class Radiometry:
                 f"An offset is a finite number of counts, got {self.offset!r} from "
                 f"{self.source}; {REMEDY}."
             )
+
+    def __dask_tokenize__(self) -> tuple[Any, ...]:
+        # Who said so decides nothing.
+        return token_parts("radiometry", 1, self.scale, self.offset, self.nodata)
 
     def __str__(self) -> str:
         scale = "" if self.scale == SCALE else f", scale {self.scale:g}"

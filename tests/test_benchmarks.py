@@ -187,3 +187,18 @@ def test_what_is_like_ice_shows_other_ground_in_the_dark_bands(monkeypatch):
     ratio = both[:, 4:] / twenty.roll(1, 0)[:, 4:]
     torch.testing.assert_close(ratio, ratio[:, :1, :1, :1].expand_as(ratio))
     assert iced(ten, twenty, 0.0, rng) == (ten, twenty)
+
+
+def test_pixels_tells_what_another_version_changed(tmp_path):
+    command = [sys.executable, FOLDER / "pixels.py", "--size", "120"]
+    first = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found = json.loads(first)
+    models = {"dsen2", "carn-s", "csr-s", "rec-s"}
+    assert models <= {name.rsplit(" ", 1)[0] for name in found}
+    before = tmp_path / "before.json"
+    before.write_text(json.dumps(found | {"dsen2 B11": "of another version"}))
+    again = subprocess.run(
+        [*command, "--against", before], check=False, capture_output=True, text=True
+    )
+    assert again.returncode == 1
+    assert "1 differ: ['dsen2 B11']" in again.stderr

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = Path(s2sr_xr.__file__).parent
 
 RANKS = [
-    ["errors", "bands", "allocator", "about", "lanes"],
+    ["errors", "bands", "allocator", "about", "lanes", "core"],
     ["tiling", "radiometry", "metrics"],
     ["degrade", "nodata"],
     ["models"],

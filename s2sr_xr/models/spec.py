@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from s2sr_xr.core.token_parts import field_parts
 from s2sr_xr.errors import ModelError
 from s2sr_xr.tiling import REACH
 
@@ -23,6 +24,9 @@ class BandGroup:
 
     per_cell: int
     """Pixels along the side of a cell."""
+
+    def __dask_tokenize__(self) -> tuple[Any, ...]:
+        return field_parts("band-group", 1, self)
 
     def __post_init__(self) -> None:
         if not self.names or len(set(self.names)) != len(self.names):
@@ -93,6 +97,9 @@ class ModelSpec:
 
     citation: str = ""
     """What to cite."""
+
+    def __dask_tokenize__(self) -> tuple[Any, ...]:
+        return field_parts("model-spec", 1, self)
 
     def __post_init__(self) -> None:
         names = [n for g in self.inputs for n in g.names]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
+from s2sr_xr.core.token_parts import token_parts
 from s2sr_xr.nodata import DEFECT
 from s2sr_xr.readers._tree import CLASSES, _on
 from s2sr_xr.readers.source import as_variable
@@ -45,7 +46,7 @@ class ClassSource:
     dtype: ClassVar[np.dtype[Any]] = np.dtype(np.uint8)
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
-        return (type(self).__name__, *(a.__dask_tokenize__() for a in self.assets))
+        return token_parts(self.band, 1, self.assets)
 
     @property
     def band(self) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 import xarray as xr
 from xarray.core import indexing
 
+from s2sr_xr.core.token_parts import token_parts
 from s2sr_xr.readers.source import _as_slice, _SourceArray, _span, source_of
 from s2sr_xr.readers.window import read_window
 from s2sr_xr.tiling import Span, cuts
@@ -69,9 +70,9 @@ class DetectorSource:
     """Rows and columns by which the image is moved down and to the right."""
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
-        parts = tuple((p.first, p.asset.__dask_tokenize__()) for p in self.parts)
+        parts = tuple((p.first, p.asset) for p in self.parts)
         shape = (self.lines, self.samples)
-        return (type(self).__name__, parts, shape, self.nodata, self.shift)
+        return token_parts("detector", 1, parts, shape, self.nodata, self.shift)
 
     @property
     def band(self) -> str:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
+from s2sr_xr.core.token_parts import token_parts
 from s2sr_xr.nodata import DEFECT, SATURATED
 from s2sr_xr.readers.window import RETRY, _check_window, _insist
 
@@ -43,7 +44,7 @@ class FlagSource:
     dtype: ClassVar[np.dtype[Any]] = np.dtype(np.uint8)
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
-        return (type(self).__name__, *(m.__dask_tokenize__() for m in self.masks))
+        return token_parts("quality-masks", 1, self.masks)
 
     @property
     def band(self) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
+from s2sr_xr.core.token_parts import token_parts
 from s2sr_xr.errors import ReadError, redact
 from s2sr_xr.radiometry import Radiometry, decode
 from s2sr_xr.readers._diagnosis import Diagnosis, account, without_query
@@ -67,15 +68,16 @@ class ZarrBand:
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
         # A signature in the query expires; the pixels behind it stay the same.
-        meaning = self.radiometry
-        return (
-            type(self).__name__,
+        return token_parts(
+            "zarr-band",
+            1,
             self.item_id,
             self.band,
             without_query(self.href),
             self.path,
             self.array,
-            (meaning.scale, meaning.offset, meaning.nodata, self.missing),
+            self.radiometry,
+            self.missing,
         )
 
     @property

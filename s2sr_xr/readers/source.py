@@ -16,6 +16,7 @@ import xarray as xr
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
+from s2sr_xr.core.token_parts import token_parts
 from s2sr_xr.errors import GridError
 from s2sr_xr.radiometry import decode
 from s2sr_xr.readers.window import read_window
@@ -80,9 +81,7 @@ class BandSource:
             )
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
-        assets = tuple(a.__dask_tokenize__() for a in self.assets)
-        meaning = tuple((r.scale, r.offset, r.nodata) for r in self.radiometry)
-        return (type(self).__name__, assets, meaning)
+        return token_parts("band-source", 1, self.assets, self.radiometry)
 
     @property
     def band(self) -> str:
@@ -144,7 +143,7 @@ class Crop:
     """First column of the source, and one past the last."""
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
-        return (type(self).__name__, self.source, self.rows, self.cols)
+        return token_parts("crop", 1, self.source, self.rows, self.cols)
 
     @property
     def band(self) -> str:

@@ -22,6 +22,7 @@ import numpy as np
 import xarray as xr
 
 from s2sr_xr.bands import BANDS, canonical, group
+from s2sr_xr.core.token_parts import token_parts
 from s2sr_xr.errors import ReadError, S2SRWarning
 from s2sr_xr.nodata import DEFECT, SATURATED
 from s2sr_xr.radiometry import Radiometry
@@ -358,8 +359,7 @@ class Edged:
     """The mask, of the band's shape."""
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
-        parts = (self.band_source, self.edge)
-        return (type(self).__name__, *(p.__dask_tokenize__() for p in parts))
+        return token_parts("edged", 1, self.band_source, self.edge)
 
     @property
     def band(self) -> str:
@@ -399,7 +399,7 @@ class Flags(FlagSource):
     """What each of the masks says with any bit."""
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
-        return (*FlagSource.__dask_tokenize__(self), *self.flags)
+        return token_parts("bit-masks", 1, self.masks, self.flags)
 
     def read(self, time: int, rows: slice, cols: slice) -> np.ndarray:
         """Return a window as uint8: each flag where any bit of its mask is set.

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from s2sr_xr.core.token_parts import token_parts
 from s2sr_xr.errors import GridError, ReadError, redact
 from s2sr_xr.readers._blocks import identity, read_direct, read_shared
 from s2sr_xr.readers._diagnosis import (
@@ -152,7 +153,10 @@ class Asset:
     def __dask_tokenize__(self) -> tuple[Any, ...]:
         # A signature in the query expires; the pixels behind it stay the same.
         place = (self.shape, self.transform, self.crs, self.index)
-        return (self.item_id, self.band, without_query(self.href), self.driver, *place)
+        href = without_query(self.href)
+        return token_parts(
+            "asset", 1, self.item_id, self.band, href, self.driver, place
+        )
 
     @property
     def shown(self) -> str:

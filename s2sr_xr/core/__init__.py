@@ -1,0 +1,1 @@
+"""What all rooms agree on: bands, cells, grids, radiometry, no-data."""
