@@ -31,10 +31,18 @@ from shipped_5m import (
 )
 
 import s2sr_xr
-from s2sr_xr.train.evoland import Adversarial, high_pass
-from s2sr_xr.train.fit import Plan
-from s2sr_xr.train.five_metres import Choice, Gan, Scenes, begun, judge_of, train
-from s2sr_xr.train.scenes import source
+from s2sr_xr.train.data.scenes import source
+from s2sr_xr.train.plan import Plan
+from s2sr_xr.train.recipes.evoland import high_pass
+from s2sr_xr.train.recipes.evoland_gan import Adversarial
+from s2sr_xr.train.recipes.five_metres import (
+    Choice,
+    Gan,
+    Scenes,
+    begun,
+    judge_of,
+    train,
+)
 
 if TYPE_CHECKING:
     import xarray as xr

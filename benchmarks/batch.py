@@ -29,14 +29,14 @@ from common import tell
 from pyproj import CRS
 
 import s2sr_xr
-from s2sr_xr.grid import Grid
-from s2sr_xr.jobs.crews import Threads, Workers
-from s2sr_xr.jobs.drive import Drive
-from s2sr_xr.jobs.outcome import Log
-from s2sr_xr.jobs.pieces import Piece, Result, Rules
+from s2sr_xr.batches.driver import Drive
+from s2sr_xr.batches.report import Log
+from s2sr_xr.batches.task import Piece, Result, Rules
+from s2sr_xr.batches.workers import Threads, Workers
+from s2sr_xr.core.grid import Grid
 from s2sr_xr.models.registry import register
 from s2sr_xr.models.spec import BandGroup, ModelSpec
-from s2sr_xr.readers.source import as_variable
+from s2sr_xr.readers.fetch.source import as_variable
 
 BLOCK = 12
 """Side of a block in 10 m pixels."""

@@ -39,11 +39,11 @@ from scipy.ndimage import correlate1d
 from scipy.sparse import csr_array
 from scipy.sparse.linalg import LinearOperator, cg
 
-from s2sr_xr.bands import BANDS, group
-from s2sr_xr.models.resample import Upsample
+from s2sr_xr.core.bands import BANDS, group
+from s2sr_xr.models.networks.resample import Upsample
 
 if TYPE_CHECKING:
-    from s2sr_xr.scoring import Trial
+    from s2sr_xr.evaluate.degraded_scene import Trial
 
 REACH = 2
 """Coarse pixels on each side that kriging looks at."""

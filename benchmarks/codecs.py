@@ -26,7 +26,7 @@ import zarr
 from zarr.codecs import BloscCodec
 from zarr.storage import MemoryStore
 
-from s2sr_xr.store import REFLECTANCE, encode
+from s2sr_xr.output.zarr import REFLECTANCE, encode
 
 CODECS = {"zarr default (zstd 0)": "auto"} | {
     f"blosc {name} {level} {shuffle}": BloscCodec(

@@ -133,7 +133,13 @@ def answer() -> None:
 
 def warm() -> None:
     """Import what a block needs, which is no part of its time."""
-    for name in ("rasterio", "torch", "zarr", "s2sr_xr.lazy", "s2sr_xr.store"):
+    for name in (
+        "rasterio",
+        "torch",
+        "zarr",
+        "s2sr_xr.engine.dask_graph",
+        "s2sr_xr.output.zarr",
+    ):
         importlib.import_module(name)
 
 
@@ -178,7 +184,7 @@ def stacks(spec, tile: tuple[int, int], seed: int = 0) -> list[np.ndarray]:
 
 def known() -> dict[str, tuple]:
     """Return facts and builder of each network of the catalogue, by name."""
-    from s2sr_xr.models.catalogue import published
+    from s2sr_xr.models.published import published
 
     return {spec.name: (spec, build) for spec, build in published()}
 
@@ -200,8 +206,8 @@ def weights(name: str, folder: Path, *, tile: int | None = None) -> str:
 
     `tile`, in cells, is written into the file instead of the card's.
     """
-    from s2sr_xr.models.files import save
     from s2sr_xr.models.registry import has_weights, is_path
+    from s2sr_xr.models.weights_file import save
 
     if is_path(name) or name not in known() or (has_weights(name) and tile is None):
         return name

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING
 import torch
 from common import known, peak, product_rate, stacks, tell, through_onnx
 
-from s2sr_xr.allocator import keep_memory
+from s2sr_xr.engine.allocator import keep_memory
+from s2sr_xr.engine.predict import predict, torch_threads
 from s2sr_xr.models.cost import cost_of
-from s2sr_xr.models.layers import lower
-from s2sr_xr.predict import predict, torch_threads
+from s2sr_xr.models.networks.layers import lower
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

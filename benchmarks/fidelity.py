@@ -8,7 +8,7 @@ and on a scene of each real place that no shipped weights have seen (`--real` is
 folder as in `quality.py`; `shipped.LEFT_OUT`). One JSON line for each scene and run,
 and a table:
 
-* what `s2sr_xr.fidelity.measure` says, band by band, before and after;
+* what `s2sr_xr.evaluate.fidelity.measure` says, band by band, before and after;
 * *noise gain*: white noise of 10 counts is added to every native band, and the spread
   of what it changes is divided by 10 counts; exact, where flat ground is not;
 * *reduced scale* (real scenes): all bands degraded by 2, RMSE against what was recorded
@@ -32,10 +32,11 @@ from quality import FLAT, Real, cropped, loaded, whole_scenes
 from shipped import LEFT_OUT, place
 
 import s2sr_xr
-from s2sr_xr import fidelity, metrics, scoring
-from s2sr_xr.bands import BANDS
-from s2sr_xr.fidelity._measure import images_of
-from s2sr_xr.simulate import finer_truth
+from s2sr_xr.core.bands import BANDS
+from s2sr_xr.evaluate import fidelity, metrics, reduced_resolution
+from s2sr_xr.evaluate.degraded_scene import one_scale_below
+from s2sr_xr.evaluate.fidelity.measure import images_of
+from s2sr_xr.simulate.truth import finer_truth
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -91,14 +92,14 @@ def at_reduced_scale(
     tree: xr.DataTree, task: str, *, consistent: bool
 ) -> dict[str, float]:
     """Return RMSE over that of bicubic where the recorded pixels are the truth."""
-    trial = scoring.one_scale_below(tree, "20m" if task == "upsample" else "5m")
+    trial = one_scale_below(tree, "20m" if task == "upsample" else "5m")
     made = {
-        "bicubic": scoring.attempt(trial, "bicubic"),
-        "ours": scoring.attempt(
+        "bicubic": reduced_resolution.attempt(trial, "bicubic"),
+        "ours": reduced_resolution.attempt(
             trial, MODELS[task], consistent=consistent, check=False, device="cpu"
         ),
     }
-    scores = scoring.compare_trial(trial, made, border=8)
+    scores = reduced_resolution.compare_trial(trial, made, border=8)
     pairs = zip(scores["ours"].bands, scores["bicubic"].bands, strict=True)
     return ratios({a.name: [1e-4 * a.rmse, 1e-4 * b.rmse] for a, b in pairs})
 

@@ -28,13 +28,13 @@ from shipped import LEFT_OUT, place, title, with_margin
 from shipped_5m import errors, from_twice, made_of, stacks
 
 import s2sr_xr
-from s2sr_xr.degrade import reduce_scale
-from s2sr_xr.models.files import read_header
-from s2sr_xr.models.layers import centre
-from s2sr_xr.train.evoland import TEN
-from s2sr_xr.train.lessons import makes_ten
-from s2sr_xr.train.pairs import Pair, reduced_pair, true_pair
-from s2sr_xr.train.scenes import simulated_scene
+from s2sr_xr.core.filters import reduce_scale
+from s2sr_xr.models.header import read_header
+from s2sr_xr.models.networks.layers import centre
+from s2sr_xr.train.data.evoland_batches import TEN
+from s2sr_xr.train.data.pairs import Pair, reduced_pair, true_pair
+from s2sr_xr.train.data.scenes import simulated_scene
+from s2sr_xr.train.recipes.finetune_tasks import makes_ten
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

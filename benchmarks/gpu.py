@@ -42,7 +42,7 @@ from common import (
     weights,
 )
 
-from s2sr_xr import lanes
+from s2sr_xr.engine import thread_team
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -89,8 +89,8 @@ def afresh(device: str) -> None:
 
 def load(name: str, precision: str, device: str, scratch: Path, args):
     """Return facts and network as the library runs it, with random weights."""
+    from s2sr_xr.engine.predictor import Predictor
     from s2sr_xr.models.registry import get_spec
-    from s2sr_xr.predict import Predictor
 
     path = weights(name, scratch, tile=args.tile)
     run, _ = Predictor(name=path, precision=precision, device=device).load()
@@ -99,8 +99,8 @@ def load(name: str, precision: str, device: str, scratch: Path, args):
 
 def engine(name: str, device: str, scratch: Path, args) -> Iterator[dict[str, object]]:
     """Yield a row for each precision of a network."""
+    from s2sr_xr.engine.predict import predict
     from s2sr_xr.models.cost import cost_of
-    from s2sr_xr.predict import predict
 
     truth = None
     for precision in args.precision:
@@ -149,7 +149,7 @@ def room(name: str, device: str, scratch: Path, args) -> Iterator[dict[str, obje
 
     The made-up one is of `--room` tiles, the real one of a little more than one takes.
     """
-    from s2sr_xr.predict import predict
+    from s2sr_xr.engine.predict import predict
 
     spec, run = load(name, "float32", device, scratch, args)
     tile = (spec.tile, spec.tile)
@@ -227,7 +227,7 @@ def tile_row(name: str, item: str, scratch: Path, device: str, args):
     }
     out = str(scratch / "out.zarr")
     row = child("gpu.whole", what, out, args.threads)
-    threads = args.threads or lanes.threads(device)
+    threads = args.threads or thread_team.threads(device)
     alone = child("scene.alone", what, out, threads, row["blocks"])["alone_s"]
     slowest = max(alone, key=alone.get)
     return {

@@ -13,7 +13,7 @@ here, all with the same steps and seed, and stays in `--out`.
 
 `alias` is the experiment of a talk by the authors, which gives no constants: one small
 network learns from scenes sampled without alias, with alias, and with alias and a shift
-between the bands (`s2sr_xr.degrade.sampled_in`), and with one and the same shift of
+between the bands (`simulate.degrade.sampled_in`), and with one and the same shift of
 each band everywhere, which need not be found. The truth is one for all: the scene on
 pixels of half the side, blurred as by the optics. It is compared with bicubic
 interpolation, which is told the shifts. `--figure` draws it.
@@ -37,12 +37,12 @@ from matplotlib.figure import Figure
 from shipped_l1b import Set, first, judged_views, restored
 
 import s2sr_xr
-from s2sr_xr.degrade import OPTICS, gaussian_blur, sampled_in
-from s2sr_xr.metrics import aligned_psnr, psnr
-from s2sr_xr.models.rec import REC
-from s2sr_xr.train import csr, rec
-from s2sr_xr.train.fit import Plan, fit
-from s2sr_xr.train.l1b import (
+from s2sr_xr.core.filters import gaussian_blur
+from s2sr_xr.evaluate.aligned_psnr import aligned_psnr
+from s2sr_xr.evaluate.metrics import psnr
+from s2sr_xr.models.networks.rec import REC
+from s2sr_xr.simulate.degrade import OPTICS, sampled_in
+from s2sr_xr.train.data.l1b_simulation import (
     BANDS,
     FLAT,
     FULL,
@@ -52,7 +52,10 @@ from s2sr_xr.train.l1b import (
     sample,
     to_counts,
 )
-from s2sr_xr.train.rec import EDGE
+from s2sr_xr.train.loop import fit
+from s2sr_xr.train.plan import Plan
+from s2sr_xr.train.recipes import csr, rec
+from s2sr_xr.train.recipes.rec import EDGE
 
 SEEN = Sensor(phase=0.5, apart=1.0, parallax=1.5)
 """Who looks in Tables 2 and 3; in Table 1 detectors lie up to 3 pixels apart."""

@@ -37,7 +37,7 @@ def ours(
     from common import finer
 
     import s2sr_xr
-    from s2sr_xr.predict import Predictor
+    from s2sr_xr.engine.predictor import Predictor
 
     warm()
     Predictor(name=model, precision=precision, device="cpu").load()
@@ -54,7 +54,7 @@ class Window:
     def __init__(self, item, group, shape, stack: contextlib.ExitStack):
         import rasterio
 
-        from s2sr_xr.radiometry import decide
+        from s2sr_xr.core.radiometry import decide
 
         self.k = group.per_cell
         self.shape = tuple(n * self.k for n in shape)

@@ -6,8 +6,8 @@ their bands, and ``meta``, a JSON text with ``level`` and ``dn_offset``. Every s
 becomes a local STAC item and takes the road that users take: `open_stac`, `upsample`.
 
 At full scale nobody knows the truth: a picture a scene, to look at. At reduced scale
-the truth is the recorded pixels, as `s2sr_xr.scoring` has it: a 40 m (360 m) pixel is
-brought to 20 m (60 m), and compared with what the sensor saw.
+the truth is the recorded pixels, as in `evaluate.reduced_resolution`: a 40 m (360 m)
+pixel is brought to 20 m (60 m), and compared with what the sensor saw.
 
     python benchmarks/quality.py --real real --out quality
     python benchmarks/quality.py --real real --out quality --model dsen2 --tables
@@ -37,14 +37,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import s2sr_xr
-from s2sr_xr import report
-from s2sr_xr.bands import BANDS
-from s2sr_xr.scoring import (
-    INTERPOLATIONS,
-    attempt,
-    compare_trial,
-    one_scale_below,
-)
+from s2sr_xr import evaluate
+from s2sr_xr.core.bands import BANDS
+from s2sr_xr.evaluate.degraded_scene import one_scale_below
+from s2sr_xr.evaluate.reduced_resolution import INTERPOLATIONS, attempt, compare_trial
 from s2sr_xr.simulate import write_item
 
 if TYPE_CHECKING:
@@ -52,7 +48,7 @@ if TYPE_CHECKING:
 
     import xarray as xr
 
-    from s2sr_xr.scoring import Trial
+    from s2sr_xr.evaluate.degraded_scene import Trial
 
 CORNER, EPSG = (600_000, 8_200_000), 32722  # a tile of the south: y % 60 is 40
 SCALES = {20: 2, 60: 6}  # degraded by so much, bands of so many metres find their truth
@@ -138,7 +134,7 @@ def loaded(scene: Real) -> xr.DataTree:
 
 def at_reduced_scale(
     scene: Real, metres: int, model: str, folder: Path, *, classical: bool
-) -> dict[str, report.Scores]:
+) -> dict[str, evaluate.Scores]:
     """Return what each method makes of the bands of `metres`, against the recorded."""
     known = {b: c for b, c in scene.counts.items() if BANDS[b].native <= metres}
     tree = opened(scene, cropped(known, metres), folder / f"for{metres}")
@@ -165,10 +161,10 @@ def at_full_scale(scene: Real, model: str, folder: Path, out: Path) -> None:
     tree = opened(scene, counts, folder / "full")
     made = tree.s2sr.upsample(model).compute()
     title = f"{scene.name} ({scene.level})"
-    report.before_after(tree, made, out / f"{scene.name}.png", title=title)
+    evaluate.before_after(tree, made, out / f"{scene.name}.png", title=title)
 
 
-def lines(scene: Real, metres: int, scores: dict[str, report.Scores]) -> list[dict]:
+def lines(scene: Real, metres: int, scores: dict[str, evaluate.Scores]) -> list[dict]:
     """Return one record a method."""
     return [
         {
@@ -176,7 +172,7 @@ def lines(scene: Real, metres: int, scores: dict[str, report.Scores]) -> list[di
             "level": scene.level,
             "metres": metres,
             "method": method,
-            "figure": report.relative_rmse(own, scores["bicubic"]),
+            "figure": evaluate.relative_rmse(own, scores["bicubic"]),
             "mean": asdict(own.means[0]),
             "bands": {row.name: asdict(row) for row in own.bands},
         }

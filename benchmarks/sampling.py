@@ -28,15 +28,16 @@ import xarray as xr
 from shipped_5m import SPEC, fresh
 
 import s2sr_xr
-from s2sr_xr.train.evoland import Restoration
-from s2sr_xr.train.fit import Plan, fit
-from s2sr_xr.train.patches import Rules, Sampler
-from s2sr_xr.train.scenes import source
+from s2sr_xr.train.data.patches import Rules, Sampler
+from s2sr_xr.train.data.scenes import source
+from s2sr_xr.train.loop import fit
+from s2sr_xr.train.plan import Plan
+from s2sr_xr.train.recipes.evoland import Restoration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from s2sr_xr.train.augment import Patch
+    from s2sr_xr.train.data.augment import Patch
 
 TESTS = Path(__file__).parents[1] / "tests"
 SERVER = """

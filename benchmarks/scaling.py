@@ -31,7 +31,7 @@ def run(
     from distributed import Client, LocalCluster
 
     import s2sr_xr
-    from s2sr_xr.lazy import call_behind
+    from s2sr_xr.engine.dask_graph import call_behind
 
     warm()
     block = what["block"]

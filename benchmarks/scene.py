@@ -35,7 +35,7 @@ from pathlib import Path
 
 from common import child, finer, peak, product, seconds, stacks, tell, warm, weights
 
-from s2sr_xr.cli._run import CALM
+from s2sr_xr.cli.run import CALM
 
 SPENT: Counter[str] = Counter()
 """Seconds of all threads of this process, by stage; "block" is a task as a whole."""
@@ -63,16 +63,17 @@ def timed(stage: str, function):
 def watch() -> None:
     """Time the stages of every block of this process, and import what they need."""
     warm()
-    from s2sr_xr import block, lazy
-    from s2sr_xr.readers.source import BandSource
-    from s2sr_xr.store.target import Target, Variable
+    from s2sr_xr.engine import model_run
+    from s2sr_xr.output.zarr import write
+    from s2sr_xr.output.zarr.target import Target, Variable
+    from s2sr_xr.readers.fetch.source import BandSource
 
     for owner, name, stage in (
         (BandSource, "read", "read"),
-        (block, "predict", "predict"),
+        (model_run, "predict", "predict"),
         (Variable, "to_disk", "encode"),
         (Target, "write", "write"),
-        (lazy, "_write_block", "block"),
+        (write, "_write_block", "block"),
     ):
         setattr(owner, name, timed(stage, getattr(owner, name)))
 
@@ -113,7 +114,7 @@ class Work:
     def lazily(self):
         """Return the lazy result, and the job that makes it."""
         import s2sr_xr
-        from s2sr_xr.lazy import call_behind
+        from s2sr_xr.engine.dask_graph import call_behind
 
         tree = s2sr_xr.open_stac(self.item, chunks=self.block)
         ds = finer(tree, self.model, self.precision, self.device)
@@ -181,7 +182,7 @@ def engine(what: dict, threads: int, rounds: int = 12) -> dict[str, object]:
 
     At best, and in the mean over the rounds.
     """
-    from s2sr_xr.predict import predict, torch_threads
+    from s2sr_xr.engine.predict import predict, torch_threads
 
     _, job = Work(**what).lazily()
     best = mean = 0.0
@@ -221,9 +222,9 @@ def alone(what: dict, out: str, threads: int, most: int) -> dict[str, object]:
     Over up to `most` blocks. Of each shape of block one is predicted and written again
     and again, so that memory holds no scene.
     """
-    from s2sr_xr.block import do_block
-    from s2sr_xr.lazy import Graph
-    from s2sr_xr.store import create
+    from s2sr_xr.engine.block import do_block
+    from s2sr_xr.engine.dask_graph import Graph
+    from s2sr_xr.output.zarr import create
 
     ds, job = Work(**what).lazily()
     sources = Graph(job).pixels

@@ -33,16 +33,17 @@ import torch
 from safetensors.torch import load_file
 from shipped import SIMULATED, real_pairs, ship, simulated
 
-from s2sr_xr.models.catalogue import PROJECT, published
-from s2sr_xr.models.layers import lower
-from s2sr_xr.train.augment import Augment
-from s2sr_xr.train.dsen2 import Recipe, drawn, first_network
-from s2sr_xr.train.fit import Plan, fit
+from s2sr_xr.models.networks.layers import lower
+from s2sr_xr.models.published import PROJECT, published
+from s2sr_xr.train.data.augment import Augment
+from s2sr_xr.train.loop import fit
 from s2sr_xr.train.losses import over_bicubic
-from s2sr_xr.train.muon import Muon
+from s2sr_xr.train.optim import Muon
+from s2sr_xr.train.plan import Plan
+from s2sr_xr.train.recipes.dsen2 import Recipe, drawn, first_network
 
 if TYPE_CHECKING:
-    from s2sr_xr.train.pairs import Pair
+    from s2sr_xr.train.data.pairs import Pair
 
 NAME = "dsen2-s-20m"
 SPEC = next(s for s, _ in published() if s.name == NAME)

@@ -28,17 +28,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from judge import ratio_to_bicubic
 from quality import Real, loaded, read, whole_scenes
 from safetensors.torch import load_file
 
 import s2sr_xr
-from s2sr_xr.bands import BANDS
-from s2sr_xr.degrade import mirrored, reduce_scale
-from s2sr_xr.models.catalogue import published
-from s2sr_xr.models.files import save
-from s2sr_xr.models.layers import lower
-from s2sr_xr.train.dsen2 import Recipe, first_network, fit, ratio_to_bicubic
-from s2sr_xr.train.pairs import Pair, reduced_pair, reduced_pairs, true_pair
+from s2sr_xr.core.bands import BANDS
+from s2sr_xr.core.filters import mirrored, reduce_scale
+from s2sr_xr.models.networks.layers import lower
+from s2sr_xr.models.published import published
+from s2sr_xr.models.weights_file import save
+from s2sr_xr.train.data.pairs import Pair, reduced_pair, reduced_pairs, true_pair
+from s2sr_xr.train.recipes.dsen2 import Recipe, first_network, fit
 
 PLACES = {
     "dsen2_T33UUB": "Oresund",

@@ -41,20 +41,22 @@ from shipped import (
 )
 from torch.optim import Adam
 
-from s2sr_xr.degrade import block_mean, reduce_scale
-from s2sr_xr.metrics import rmse
-from s2sr_xr.models.carn import CARN
-from s2sr_xr.models.catalogue import EVOLAND, published
-from s2sr_xr.models.files import save_tensors
-from s2sr_xr.models.layers import centre
-from s2sr_xr.models.resample import Upsample
+from s2sr_xr.core.filters import block_mean, reduce_scale
+from s2sr_xr.evaluate.metrics import rmse
+from s2sr_xr.models.networks.carn import CARN
+from s2sr_xr.models.networks.layers import centre
+from s2sr_xr.models.networks.resample import Upsample
+from s2sr_xr.models.published import EVOLAND, published
 from s2sr_xr.models.spec import BandGroup
-from s2sr_xr.train.augment import Augment
-from s2sr_xr.train.evoland import TEN, Restoration
-from s2sr_xr.train.fit import Plan, fit
-from s2sr_xr.train.muon import Muon
-from s2sr_xr.train.patches import Rules, Sampler
-from s2sr_xr.train.scenes import Source, simulated_scene, source
+from s2sr_xr.models.weights_file import save_tensors
+from s2sr_xr.train.data.augment import Augment
+from s2sr_xr.train.data.evoland_batches import TEN
+from s2sr_xr.train.data.patches import Rules, Sampler
+from s2sr_xr.train.data.scenes import Source, simulated_scene, source
+from s2sr_xr.train.loop import fit
+from s2sr_xr.train.optim import Muon
+from s2sr_xr.train.plan import Plan
+from s2sr_xr.train.recipes.evoland import Restoration
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -28,18 +28,26 @@ from typing import NamedTuple
 import numpy as np
 import rasterio
 import torch
+from judge import l1b_psnr
 from quality import read
 from shipped import LEFT_OUT, PLACES, TERMS, bf16_rmse
 
 import s2sr_xr
-from s2sr_xr.degrade import block_mean
-from s2sr_xr.models.aligned_rec import AlignedREC
-from s2sr_xr.models.catalogue import published
-from s2sr_xr.models.csr import standardise
-from s2sr_xr.models.files import save_tensors
-from s2sr_xr.train import csr, rec
-from s2sr_xr.train.fit import Plan
-from s2sr_xr.train.l1b import BANDS, Sensor, Views, blurred, to_counts, views
+from s2sr_xr.core.filters import block_mean
+from s2sr_xr.models.networks.aligned_rec import AlignedREC
+from s2sr_xr.models.networks.csr import standardise
+from s2sr_xr.models.published import published
+from s2sr_xr.models.weights_file import save_tensors
+from s2sr_xr.train.data.l1b_simulation import (
+    BANDS,
+    Sensor,
+    Views,
+    blurred,
+    to_counts,
+    views,
+)
+from s2sr_xr.train.plan import Plan
+from s2sr_xr.train.recipes import csr, rec
 
 MORE = {"ftw_austria": "Austria 3", "openeo_icor": "T31UFS", "cijjas": "Argentina"}
 """Places of scenes with 10 m bands that `shipped.py` does not use."""
@@ -218,7 +226,7 @@ def flow_table(network, sets: list[Set]) -> dict:
 
 def psnr_table(network, sets: list[Set], recipe: rec.Recipe) -> dict:
     """Return the PSNR of each band, scene by scene and in the mean."""
-    scenes = {s.name: rec.scores(network, s.views, recipe) for s in sets}
+    scenes = {s.name: l1b_psnr(network, s.views, recipe) for s in sets}
     means = {b: np.mean([v[b] for v in scenes.values()]) for b in recipe.bands}
     return {
         "mean": {b: round(float(v), 2) for b, v in means.items()},

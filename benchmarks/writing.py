@@ -28,7 +28,7 @@ import xarray as xr
 import zarr
 from common import tell
 
-from s2sr_xr.store import create
+from s2sr_xr.output.zarr import create
 
 BLOCKS = (1, 2)
 BANDS = 4

@@ -22,7 +22,7 @@ import numpy as np
 import xarray as xr
 
 import s2sr_xr
-from s2sr_xr.bands import BANDS
+from s2sr_xr.core.bands import BANDS
 from s2sr_xr.simulate.country import SPECTRA, landscape
 
 if TYPE_CHECKING:

@@ -5,11 +5,13 @@
 ['bicubic-20m', 'bicubic-60m']
 """
 
-from s2sr_xr import accessor, metrics, radiometry
-from s2sr_xr.about import library_version
-from s2sr_xr.catalogue import write_catalogue
-from s2sr_xr.cog import to_cog
-from s2sr_xr.cut import window
+from s2sr_xr import accessor, errors, evaluate, simulate, train
+from s2sr_xr.batches import BatchReport, batch
+from s2sr_xr.core import radiometry
+from s2sr_xr.core.decode import decode
+from s2sr_xr.core.version import library_version
+from s2sr_xr.engine.api import register, superresolve, upsample
+from s2sr_xr.engine.plan import Plan, plan
 from s2sr_xr.errors import (
     ChunkError,
     GridError,
@@ -22,30 +24,26 @@ from s2sr_xr.errors import (
     S2SRWarning,
     StoreError,
 )
-from s2sr_xr.finer import decode, register, superresolve, upsample
-from s2sr_xr.jobs import BatchReport, batch
-from s2sr_xr.models.importing import import_checkpoint
+from s2sr_xr.evaluate import metrics
+from s2sr_xr.models.importers.checkpoint import import_checkpoint
 from s2sr_xr.models.mlm import to_mlm
-from s2sr_xr.models.registry import (
-    get_spec,
-    list_models,
-    load_model,
-    register_model,
-)
+from s2sr_xr.models.registry import get_spec, list_models, load_model, register_model
 from s2sr_xr.models.spec import BandGroup, ModelSpec
-from s2sr_xr.output import to_zarr
-from s2sr_xr.planning import Plan, plan
-from s2sr_xr.provenance import result_item
-from s2sr_xr.pyramid import add_pyramid
-from s2sr_xr.readers.eopf import open_eopf
+from s2sr_xr.output.cog import to_cog
+from s2sr_xr.output.overviews import add_pyramid
+from s2sr_xr.output.stac_catalog import write_catalogue
+from s2sr_xr.output.stac_item import result_item
+from s2sr_xr.output.to_zarr import to_zarr
+from s2sr_xr.output.zarr import BadBlock, open_result, verify
+from s2sr_xr.readers.crop import window
+from s2sr_xr.readers.eopf.open import open_eopf
 from s2sr_xr.readers.files import open_files
-from s2sr_xr.readers.l1b import align_to_green, open_l1b, overlaps
-from s2sr_xr.readers.safe import open_safe
-from s2sr_xr.readers.stac import open_stac, open_stac_tiles
+from s2sr_xr.readers.l1b.open import align_to_green, open_l1b, overlaps
+from s2sr_xr.readers.safe.open import open_safe
+from s2sr_xr.readers.stac.open import open_stac, open_stac_tiles
 from s2sr_xr.readers.theia import open_theia
 from s2sr_xr.simulate import open_truth, simulate_scene
-from s2sr_xr.store import BadBlock, open_result, verify
-from s2sr_xr.train.finetune import finetune
+from s2sr_xr.train.recipes.finetune import finetune
 
 __version__ = library_version()
 
@@ -101,4 +99,18 @@ __all__ = [
     "write_catalogue",
 ]
 
+_PACKAGES = {
+    "errors": errors,
+    "evaluate": evaluate,
+    "simulate": simulate,
+    "train": train,
+}
+
 del accessor
+
+
+def __dir__() -> list[str]:
+    """Return the public names; modules that are not public can still be imported."""
+    return sorted(
+        [*__all__, *_PACKAGES, "__all__", "__doc__", "__file__", "__version__"]
+    )

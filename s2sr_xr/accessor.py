@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from dask.delayed import Delayed
     from zarr.abc.store import Store
 
-    from s2sr_xr.cut import Ground, SupportsGeoInterface
-    from s2sr_xr.planning import Plan
+    from s2sr_xr.engine.plan import Plan
+    from s2sr_xr.readers.crop import Ground, SupportsGeoInterface
 
 __all__ = ["DataArrayAccessor", "DataTreeAccessor", "DatasetAccessor"]
 
@@ -45,7 +45,7 @@ class Accessor(Generic[Obj]):
         check: bool = True,
     ) -> xr.Dataset:
         """Return the 20 m and 60 m bands at 10 m; see `s2sr_xr.upsample`."""
-        from s2sr_xr.finer import upsample
+        from s2sr_xr.engine.api import upsample
 
         return upsample(
             self._obj,
@@ -71,7 +71,7 @@ class Accessor(Generic[Obj]):
         check: bool = True,
     ) -> xr.Dataset | xr.DataTree:
         """Return bands on pixels finer than 10 m; see `s2sr_xr.superresolve`."""
-        from s2sr_xr.finer import superresolve
+        from s2sr_xr.engine.api import superresolve
 
         return superresolve(
             self._obj,
@@ -86,7 +86,7 @@ class Accessor(Generic[Obj]):
 
     def decode(self, *, offset: float, scale: float = 1e-4) -> Obj:
         """Return counts as reflectance; see `s2sr_xr.decode`."""
-        from s2sr_xr.finer import decode
+        from s2sr_xr.core.decode import decode
 
         return decode(self._obj, offset=offset, scale=scale)
 
@@ -100,7 +100,7 @@ class Accessor(Generic[Obj]):
         out: str | os.PathLike[str] | None = None,
     ) -> Path:
         """Return a model's weights after learning here; see `s2sr_xr.finetune`."""
-        from s2sr_xr.train.finetune import finetune
+        from s2sr_xr.train.recipes.finetune import finetune
 
         return finetune(self._obj, model, steps=steps, seed=seed, lr=lr, out=out)
 
@@ -114,7 +114,7 @@ class Accessor(Generic[Obj]):
         crs: str = "EPSG:4326",
     ) -> Obj:
         """Return the part over an area, in whole cells; see `s2sr_xr.window`."""
-        from s2sr_xr.cut import window
+        from s2sr_xr.readers.crop import window
 
         return window(self._obj, bbox=bbox, geometry=geometry, x=x, y=y, crs=crs)
 
@@ -133,7 +133,7 @@ class SensorAccessor(Accessor[Detectors]):
         batch: int | None = None,
     ) -> Detectors:
         """Return the bands of L1B aligned to one of them; see `s2sr_xr.register`."""
-        from s2sr_xr.finer import register
+        from s2sr_xr.engine.api import register
 
         return register(
             self._obj,
@@ -162,7 +162,7 @@ class DatasetAccessor(SensorAccessor[xr.Dataset]):
 
     def plan(self, *, threads: int | None = None) -> Plan:
         """Return what a lazy result will cost; see `s2sr_xr.plan`."""
-        from s2sr_xr.planning import plan
+        from s2sr_xr.engine.plan import plan
 
         return plan(self._obj, threads=threads)
 
@@ -176,7 +176,7 @@ class DatasetAccessor(SensorAccessor[xr.Dataset]):
         compute: bool = True,
     ) -> Delayed | None:
         """Write a result to a Zarr store; see `s2sr_xr.to_zarr`."""
-        from s2sr_xr.output import to_zarr
+        from s2sr_xr.output.to_zarr import to_zarr
 
         return to_zarr(
             self._obj, store, mode=mode, resume=resume, layout=layout, compute=compute
@@ -184,6 +184,6 @@ class DatasetAccessor(SensorAccessor[xr.Dataset]):
 
     def to_cog(self, path: str | Path, *, overwrite: bool = False) -> dict[str, Path]:
         """Write a result as cloud-optimised GeoTIFFs; see `s2sr_xr.to_cog`."""
-        from s2sr_xr.cog import to_cog
+        from s2sr_xr.output.cog import to_cog
 
         return to_cog(self._obj, path, overwrite=overwrite)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import rasterio
 
-from s2sr_xr.bands import BANDS
+from s2sr_xr.core.bands import BANDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,9 +10,9 @@ import numpy as np
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning
 
-from s2sr_xr.bands import BANDS, by_resolution
-from s2sr_xr.simulate import _MARGIN, _observe, _top_of_atmosphere
+from s2sr_xr.core.bands import BANDS, by_resolution
 from s2sr_xr.simulate.country import landscape
+from s2sr_xr.simulate.observation import MARGIN, observe, top_of_atmosphere
 
 BANDS_10M = by_resolution(10)
 PRODUCT = "S2A_MSIL1B_20250104T133231_N0511_R081_20250104T154231.SAFE"
@@ -167,16 +167,16 @@ def simulate_l1b(path, *, size=(288, 192), seed=0, corner_error=(0.0, 0.0)):
     reach = 4  # pixels around what either detector sees, for shifts
     n = max(lines + 5, samples + step) + 2 * reach
     rng = np.random.default_rng(seed)
-    world = landscape(2 * n + 2 * _MARGIN, rng)
+    world = landscape(2 * n + 2 * MARGIN, rng)
     places = {5: (0.0, 0.0), 6: (5 + PARALLAX[0], step + PARALLAX[1])}
     first = {5: 2304, 6: 0}
     noise = np.random.default_rng([seed, 1])
     counts = {d: {} for d in places}
     for band in BANDS_10M:
-        radiance = _top_of_atmosphere(world, band)
+        radiance = top_of_atmosphere(world, band)
         for detector, place in places.items():
             at = [p + s + reach for p, s in zip(place, SHIFTS[band], strict=True)]
-            seen = _observe(_window(radiance, at, size), BANDS[band].mtf, pixel=10)
+            seen = observe(_window(radiance, at, size), BANDS[band].mtf, pixel=10)
             exact = 40 + 3500 * seen
             exact = exact + noise.normal(size=size) * np.sqrt(1 + exact / 100)
             counts[detector][band] = np.clip(np.rint(exact), 1, 4095).astype("u2")
@@ -204,7 +204,7 @@ def _window(radiance, at, size):
     """Return samples of five metres from `at` on, in ten-metre pixels, with margins."""
     for axis, (start, n) in enumerate(zip(at, size, strict=True)):
         whole, part = divmod(2 * start, 1)
-        low = np.arange(2 * n + 2 * _MARGIN) + int(whole)
+        low = np.arange(2 * n + 2 * MARGIN) + int(whole)
         a, b = (np.take(radiance, low + k, axis=axis) for k in (0, 1))
         radiance = ((1 - part) * a + part * b).astype(np.float32)
     return radiance

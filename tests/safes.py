@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import rasterio
 
-from s2sr_xr.bands import BANDS
+from s2sr_xr.core.bands import BANDS
 
 SIZE = 72  # ten-metre pixels: 36 of 20 m, 12 of 60 m
 CORNER = (600_000, 8_200_000)  # y % 60 == 40, as half of all tiles

@@ -20,33 +20,29 @@ import s2sr_xr
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path(s2sr_xr.__file__).parent
 
-RANKS = [
-    ["errors", "bands", "allocator", "about", "lanes", "core"],
-    ["tiling", "radiometry", "metrics"],
-    ["degrade", "nodata"],
-    ["models"],
-    ["grid", "consistency", "gpu"],
-    ["predict", "readers", "sensor", "store"],
-    ["block"],
-    ["job", "choose"],
-    ["lazy", "simulate", "geotiff"],
-    ["tokens"],
-    ["finer", "output", "cut", "planning", "train", "cog", "pyramid"],
-    ["fidelity"],
-    ["report", "catalogue", "provenance"],
-    ["jobs", "scoring"],
-    ["recipes"],
-    ["accessor"],
+FLOORS = [
+    ["errors"],
+    ["core"],
+    ["models", "readers", "simulate"],
+    ["engine"],
+    ["output", "evaluate", "train"],
+    ["batches", "accessor"],
+    ["__init__"],
     ["cli"],
 ]
 """From low to high; imports point down only. Inside a package they are free."""
+
+LONGEST_CHAIN = 23
+"""Files on the longest way from import to import."""
 
 
 def modules():
     for path in sorted(PACKAGE.rglob("*.py")):
         name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
-        if name != "__init__":
-            yield name.removesuffix(".__init__"), path
+        yield name.removesuffix(".__init__"), path
+
+
+FILES = dict(modules())
 
 
 def room(name):
@@ -55,33 +51,58 @@ def room(name):
 
 
 def imported(path):
-    """Yield the modules of this package that a file imports, inside functions too."""
+    """Yield the files of this package that a file imports, inside functions too."""
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            if node.module == "s2sr_xr":
-                yield from (a.name for a in node.names)
-            elif node.module.startswith("s2sr_xr."):
-                yield node.module.removeprefix("s2sr_xr.")
+        if isinstance(node, ast.ImportFrom) and room(node.module or "") == "s2sr_xr":
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}".removeprefix("s2sr_xr.")
+                yield full if full in FILES else node.module.partition(".")[2]
         elif isinstance(node, ast.Import):
-            for a in node.names:
-                if a.name.startswith("s2sr_xr."):
-                    yield a.name.removeprefix("s2sr_xr.")
+            for alias in node.names:
+                if alias.name.startswith("s2sr_xr."):
+                    yield alias.name.removeprefix("s2sr_xr.")
 
 
-def test_every_module_has_a_rank():
-    ranked = {m for rank in RANKS for m in rank}
-    assert {room(n) for n, _ in modules()} == ranked
+def test_every_module_has_a_floor():
+    assert {room(n) for n in FILES} == {m for floor in FLOORS for m in floor}
+    assert len({room(n) for n in FILES}) <= 13
+    assert len(FLOORS) <= 9
 
 
 @pytest.mark.parametrize(
     ("name", "path"), [pytest.param(*m, id=m[0]) for m in modules()]
 )
 def test_imports_point_down(name, path):
-    rank = {m: n for n, names in enumerate(RANKS) for m in names}
+    floor = {m: n for n, names in enumerate(FLOORS) for m in names}
     own = room(name)
     for other in imported(path):
-        there = room(other)
-        assert there == own or rank[there] < rank[own], f"{name} imports {other}"
+        there = room(other or "__init__")
+        assert there == own or floor[there] < floor[own], f"{name} imports {other}"
+
+
+def test_no_import_goes_round_in_a_circle():
+    chains = {}
+
+    def chain(name, above=()):
+        assert name not in above, f"a circle: {' > '.join((*above, name))}"
+        if name not in chains:
+            others = {o for o in imported(FILES[name]) if o in FILES} - {name}
+            longest = max(
+                (chain(o, (*above, name)) for o in others), key=len, default=()
+            )
+            chains[name] = (name, *longest)
+        return chains[name]
+
+    longest = max(map(chain, FILES), key=len)
+    assert len(longest) <= LONGEST_CHAIN, " > ".join(longest)
+
+
+@pytest.mark.parametrize("path", FILES.values(), ids=FILES)
+def test_no_file_imports_what_another_keeps_to_itself(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and room(node.module or "") == "s2sr_xr":
+            private = [a.name for a in node.names if a.name.startswith("_")]
+            assert not private, f"line {node.lineno}: {private}"
 
 
 HEAVY = ("torch", "dask", "distributed", "rasterio", "matplotlib", "zarr", "pyproj")
@@ -101,7 +122,8 @@ def test_import_is_light():
 
 def test_readers_and_store_load_no_torch():
     code = (
-        "import sys, s2sr_xr.readers.stac, s2sr_xr.readers.window, s2sr_xr.store;"
+        "import sys, s2sr_xr.readers.stac.open, s2sr_xr.readers.fetch.window;"
+        "import s2sr_xr.output.zarr;"
         "import rasterio, zarr, dask.array; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -110,15 +132,18 @@ def test_readers_and_store_load_no_torch():
 def test_the_face_is_documented():
     for name in s2sr_xr.__all__:
         assert getattr(s2sr_xr, name).__doc__, name
-    public = {n for n in vars(s2sr_xr) if not n.startswith("_")}
-    submodules = {n for n, _ in modules()}
-    assert public - submodules - set(s2sr_xr.__all__) <= {"library_version"}
+
+
+def test_dir_shows_public_names_only():
+    shown = {name for name in dir(s2sr_xr) if not name.startswith("__")}
+    assert shown == {*s2sr_xr.__all__, "errors", "evaluate", "simulate", "train"}
+    for name in shown:
+        assert getattr(s2sr_xr, name) is not None
 
 
 def test_no_function_hides_a_module():
-    tops = {n for n, p in modules() if "." not in n}
     functions = {n for n in s2sr_xr.__all__ if callable(getattr(s2sr_xr, n))}
-    assert not tops & functions
+    assert not {room(n) for n in FILES} & functions
 
 
 def test_the_accessor_says_what_the_functions_say():

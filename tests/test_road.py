@@ -12,8 +12,8 @@ import xarray as xr
 from httpserver import Fault, Place
 
 import s2sr_xr
-from s2sr_xr.readers import window
-from s2sr_xr.report import compare, relative_rmse
+from s2sr_xr.evaluate import compare, relative_rmse
+from s2sr_xr.readers.fetch import window
 
 COARSE = ["B05", "B06", "B07", "B8A", "B11", "B12", "B01", "B09"]
 

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 import xarray as xr
 
-from s2sr_xr.bands import BANDS, group
-from s2sr_xr.grid import Grid
+from s2sr_xr.core.bands import BANDS, group
+from s2sr_xr.core.grid import Grid
 from s2sr_xr.models.registry import register
 from s2sr_xr.models.spec import BandGroup, ModelSpec
 

@@ -4,9 +4,9 @@ A command is a function with `Annotated` arguments under ``@app.command()``, in 
 of its subject. Exit codes: 0 all is well, 1 something failed, 2 the call is wrong.
 """
 
-from s2sr_xr.cli import _demo, _models, _run, _score, _train
-from s2sr_xr.cli._app import app
+from s2sr_xr.cli import demo, models, run, score, train
+from s2sr_xr.cli.app import app
 
 __all__ = ["app"]
 
-del _demo, _models, _run, _score, _train
+del demo, models, run, score, train

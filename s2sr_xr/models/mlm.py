@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from s2sr_xr.bands import BANDS
+from s2sr_xr.core.bands import BANDS
 from s2sr_xr.errors import ModelError
 
 if TYPE_CHECKING:

@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from s2sr_xr.bands import by_resolution
+from s2sr_xr.core.bands import by_resolution
 from s2sr_xr.errors import ModelError, S2SRWarning
-from s2sr_xr.models import files
-from s2sr_xr.models.catalogue import published
+from s2sr_xr.models import weights_file
+from s2sr_xr.models.header import Header, read_header
+from s2sr_xr.models.published import published
 from s2sr_xr.models.spec import BandGroup, ModelSpec
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def register_model(network: nn.Module | Build, spec: ModelSpec) -> None:
     build = _builder(network)
     known = build()
     if spec.exact:
-        from s2sr_xr.models.margin import measure_margin
+        from s2sr_xr.models.receptive_field import measure_margin
 
         reach = measure_margin(known, spec)
         if reach > spec.margin:
@@ -174,7 +175,7 @@ def get_spec(name: str | os.PathLike[str]) -> ModelSpec:
         holds no model of this library.
     """
     if is_path(name):
-        header = files.read_header(_path(name))
+        header = read_header(_path(name))
         _architecture(header)
         return header.spec
     return _entry(str(name)).spec
@@ -239,21 +240,21 @@ def _short(sha256: str | None) -> str:
 
 
 def _from_file(path: Path, sha256: str | None) -> Any:  # noqa: ANN401
-    header, tensors = files.load_file(path, sha256)
+    header, tensors = weights_file.load_file(path, sha256)
     build = _architecture(header)
     if build is None:
-        from s2sr_xr.models._onnx import from_tensors
+        from s2sr_xr.models.importers.onnx import from_tensors
 
         return from_tensors(path.name, header, tensors)
-    network = files.fill_network(build(), path.name, tensors)
+    network = weights_file.fill_network(build(), path.name, tensors)
     if "constants" in header.notes:
-        from s2sr_xr.models._onnx import set_constants
+        from s2sr_xr.models.importers.onnx import set_constants
 
         set_constants(network, path.name, header.notes["constants"])
     return network
 
 
-def _architecture(header: files.Header) -> Build | None:
+def _architecture(header: Header) -> Build | None:
     """Return what builds the network of a weights file; None: it is an ONNX graph.
 
     Raises
@@ -361,7 +362,7 @@ def _find_plugins() -> None:
 
 
 def _interpolation(factor: int, kernel: str) -> Any:  # noqa: ANN401
-    from s2sr_xr.models.interpolation import interpolation
+    from s2sr_xr.models.networks.interpolation import interpolation
 
     return interpolation(factor, kernel)  # type: ignore[arg-type]
 
@@ -385,7 +386,7 @@ def _register_interpolations() -> None:
 
 
 def _regression(spec: ModelSpec) -> Any:  # noqa: ANN401
-    from s2sr_xr.models.regression import Regression
+    from s2sr_xr.models.networks.regression import Regression
 
     return Regression(spec.factors)
 
@@ -422,19 +423,19 @@ def restrict(spec: ModelSpec, bands: Sequence[str]) -> ModelSpec:
 def _register_networks() -> None:
     for spec, build in published():
         _ARCHITECTURES[spec.name] = _Entry(spec, build)
-        card = files.card_of(spec.name)
+        card = weights_file.card_of(spec.name)
         if card is None:
             register(spec, functools.partial(_refuse, spec.name))
         else:
-            facts = files.described(spec, card)
+            facts = weights_file.described(spec, card)
             register(facts, functools.partial(_shipped, facts, build))
 
 
 def _shipped(spec: ModelSpec, build: Build) -> Any:  # noqa: ANN401
-    path = files.shipped(spec.name)
+    path = weights_file.shipped(spec.name)
     if path is None:
         raise ModelError(f"The weights of {spec.name} are missing; install again.")
-    return files.load_state(build(), path, spec.sha256)
+    return weights_file.load_state(build(), path, spec.sha256)
 
 
 def _refuse(name: str) -> Any:  # noqa: ANN401

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from s2sr_xr.core.tiling import REACH
 from s2sr_xr.core.token_parts import field_parts
 from s2sr_xr.errors import ModelError
-from s2sr_xr.tiling import REACH
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

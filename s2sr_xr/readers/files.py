@@ -13,27 +13,30 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from s2sr_xr.bands import BANDS, canonical, group
+from s2sr_xr.core.bands import BANDS, canonical, group
+from s2sr_xr.core.grid import Grid
+from s2sr_xr.core.radiometry import override
 from s2sr_xr.errors import GridError, MissingBandError, RadiometryError, ReadError
-from s2sr_xr.grid import Grid
-from s2sr_xr.radiometry import Radiometry, override
-from s2sr_xr.readers._diagnosis import without_query
-from s2sr_xr.readers._items import Item, _time
-from s2sr_xr.readers._tree import (
-    _check_chunks,
-    _ground,
-    _group,
-    _Image,
-    _is_native,
-    _place,
-    _wkt,
+from s2sr_xr.readers.fetch.address import without_query
+from s2sr_xr.readers.fetch.asset import Asset, driver_of
+from s2sr_xr.readers.fetch.window import RETRY, insist, read_header
+from s2sr_xr.readers.stac.items import Item, time_of
+from s2sr_xr.readers.tree import (
+    Image,
+    check_chunks,
+    ground,
+    group_of,
+    is_native,
+    place_of,
+    wkt_of,
 )
-from s2sr_xr.readers.window import RETRY, Asset, _insist, driver_of, read_header
 
 if TYPE_CHECKING:
     import datetime as dt
     import os
     from collections.abc import Sequence
+
+    from s2sr_xr.core.reflectance import Radiometry
 
 __all__ = ["open_files"]
 
@@ -93,14 +96,14 @@ def open_files(
         A file is missing, damaged, of another format, or holds no integers. Pixels are
         read, and may fail, when they are computed.
     """
-    _check_chunks(chunks)
+    check_chunks(chunks)
     meaning, nodata = _meaning(radiometry)
     assets = _assets(files)
     item = _item_of(next(iter(assets.values())), time)
     images = {band: _image(asset, meaning, nodata) for band, asset in assets.items()}
     _check_ground(list(images.values()))
     groups = {
-        group(res): _group([item], {b: (images[b],) for b in names}, chunks)
+        group(res): group_of([item], {b: (images[b],) for b in names}, chunks)
         for res in (10, 20, 60)
         if (names := [b for b in images if BANDS[b].native == res])
     }
@@ -128,13 +131,13 @@ def located(asset: Asset, remedy: str) -> tuple[Asset, Grid]:
     if asset.crs is None:
         assign = "Write the CRS that it was made in (rio edit-info --crs EPSG:... FILE)"
         raise _wrong(asset, "has no CRS", assign)
-    if not _is_native(asset.band, asset.transform):
+    if not is_native(asset.band, asset.transform):
         a, b, _, d, e = asset.transform[:5]
         turned = "" if (b, d) == (0, 0) and a > 0 > e else ", turned or mirrored"
         what = f"has pixels of {abs(a):g} x {abs(e):g}{turned}, not {native} m north up"
         raise _wrong(asset, what, remedy)
     grid = Grid(
-        crs=_wkt(asset.crs),
+        crs=wkt_of(asset.crs),
         x_edge=float(asset.transform[2]),
         y_edge=float(asset.transform[5]),
         res=float(native),
@@ -225,14 +228,14 @@ def _item_of(first: Asset, time: object) -> Item:
     facts: dict[str, Any] = {"id": first.item_id, "properties": {}, "assets": {}}
     moment: np.datetime64 = np.datetime64("NaT", "ns")
     if time is not None:
-        moment = _time({**facts, "properties": {"datetime": str(time)}})
+        moment = time_of({**facts, "properties": {"datetime": str(time)}})
     return Item(facts=facts, found_at="", time=moment, bands={})
 
 
 # --- images ---------------------------------------------------------------------------
 
 
-def _image(asset: Asset, meaning: Radiometry, nodata: int | None) -> _Image:
+def _image(asset: Asset, meaning: Radiometry, nodata: int | None) -> Image:
     """Return an image with its place and what its counts mean."""
     asset, grid = located(
         asset,
@@ -240,8 +243,8 @@ def _image(asset: Asset, meaning: Radiometry, nodata: int | None) -> _Image:
         "make a Dataset with rioxarray and use its own .s2sr",
     )
     if nodata is None:
-        nodata = _insist(asset, lambda d: _declared(d, asset.index), "header", RETRY)
-    return _Image(asset, grid, replace(meaning, nodata=nodata))
+        nodata = insist(asset, lambda d: _declared(d, asset.index), "header", RETRY)
+    return Image(asset, grid, replace(meaning, nodata=nodata))
 
 
 def _declared(dataset: Any, index: int | None) -> int:  # noqa: ANN401 - rasterio's
@@ -250,15 +253,15 @@ def _declared(dataset: Any, index: int | None) -> int:  # noqa: ANN401 - rasteri
     return int(value) if value is not None and float(value).is_integer() else 0
 
 
-def _check_ground(images: Sequence[_Image]) -> None:
+def _check_ground(images: Sequence[Image]) -> None:
     """Raise unless all images cover the same ground; name the files that do not."""
     first = images[0]
     for image in images[1:]:
-        if _ground(image.grid) != _ground(first.grid):
+        if ground(image.grid) != ground(first.grid):
             raise GridError(
-                f"{image.asset.shown} covers {_place(image.grid)}, {first.asset.shown} "
-                f"covers {_place(first.grid)}; bands must cover the same ground. Cut "
-                "them to whole 60 m pixels that all have, without resampling.",
+                f"{image.asset.shown} covers {place_of(image.grid)}, "
+                f"{first.asset.shown} covers {place_of(first.grid)}; "
+                "bands must cover the same ground. Cut them to whole 60 m pixels that all have, without resampling.",
                 band=image.asset.band,
                 href=image.asset.shown,
             )

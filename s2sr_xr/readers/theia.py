@@ -21,34 +21,35 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import xarray as xr
 
-from s2sr_xr.bands import BANDS, canonical, group
+from s2sr_xr.core.bands import BANDS, canonical, group
+from s2sr_xr.core.nodata import DEFECT, SATURATED
+from s2sr_xr.core.reflectance import Radiometry
 from s2sr_xr.core.token_parts import token_parts
 from s2sr_xr.errors import ReadError, S2SRWarning
-from s2sr_xr.nodata import DEFECT, SATURATED
-from s2sr_xr.radiometry import Radiometry
-from s2sr_xr.readers._diagnosis import is_remote, without_query
-from s2sr_xr.readers._items import Item
-from s2sr_xr.readers._safe_files import Archive, Directory
-from s2sr_xr.readers._safe_masks import FlagSource
-from s2sr_xr.readers._safe_xml import _Look, _number, parse
-from s2sr_xr.readers._tree import (
-    _attrs_of,
-    _check_chunks,
-    _check_nesting,
-    _group,
-    _Image,
-    _wanted,
-)
+from s2sr_xr.readers.fetch.address import is_remote, without_query
+from s2sr_xr.readers.fetch.asset import Asset
+from s2sr_xr.readers.fetch.source import BandSource, as_variable
+from s2sr_xr.readers.fetch.window import read_window
 from s2sr_xr.readers.files import located
-from s2sr_xr.readers.source import BandSource, as_variable
-from s2sr_xr.readers.window import Asset, read_window
+from s2sr_xr.readers.safe.files import Archive, Directory
+from s2sr_xr.readers.safe.masks import FlagSource
+from s2sr_xr.readers.safe.xml import Look, number_of, parse
+from s2sr_xr.readers.stac.items import Item
+from s2sr_xr.readers.tree import (
+    Image,
+    attrs_of,
+    check_chunks,
+    check_nesting,
+    group_of,
+    wanted_bands,
+)
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterator, Mapping, Sequence
 
-    from s2sr_xr.readers._safe_files import Files
-    from s2sr_xr.readers.source import Source
+    from s2sr_xr.readers.fetch.source_protocol import Source
+    from s2sr_xr.readers.safe.files import Files
 
 __all__ = ["open_theia"]
 
@@ -135,12 +136,12 @@ def open_theia(
     S2SRWarning
         A mask is empty, and left out.
     """
-    _check_chunks(chunks)
+    check_chunks(chunks)
     product = _product(_files(path))
     item = product.item
-    names = _wanted([item], bands)
+    names = wanted_bands([item], bands)
     images = {band: (_image(product, band),) for band in names}
-    _check_nesting(item, [image for (image,) in images.values()])
+    check_nesting(item, [image for (image,) in images.values()])
     doubts: list[str] = []
     groups: dict[str, xr.Dataset] = {}
     for res in GROUPS:
@@ -154,7 +155,7 @@ def open_theia(
             stacklevel=2,
         )
     tree = xr.DataTree.from_dict(groups)
-    tree.attrs = _attrs_of([item]) | {"source": "Theia", "product": product.name}
+    tree.attrs = attrs_of([item]) | {"source": "Theia", "product": product.name}
     return tree
 
 
@@ -317,9 +318,9 @@ def _facts(
     root = parse(files.read(path), shown)
     if root.tag != "Muscate_Metadata_Document":
         raise ReadError(f"{shown} describes a {root.tag}, not a product of Theia.")
-    look = _Look(root, shown)
+    look = Look(root, shown)
     special = {e.get("name"): e for e in root.iter("SPECIAL_VALUE")}
-    nodata = _number(special["nodata"], shown) if "nodata" in special else NODATA
+    nodata = number_of(special["nodata"], shown) if "nodata" in special else NODATA
     radiometry = Radiometry(
         scale=1 / look.number("REFLECTANCE_QUANTIFICATION_VALUE"),
         offset=0,
@@ -421,17 +422,17 @@ class Flags(FlagSource):
 # --- images and masks -----------------------------------------------------------------
 
 
-def _image(product: _Product, band: str) -> _Image:
+def _image(product: _Product, band: str) -> Image:
     """Return the image of a band with its place, from its header."""
     asset, grid = located(
         product.asset(band, product.images[band]), "Fetch the product again"
     )
-    return _Image(asset, grid, product.radiometry)
+    return Image(asset, grid, product.radiometry)
 
 
 def _masked(
     product: _Product,
-    images: Mapping[str, Sequence[_Image]],
+    images: Mapping[str, Sequence[Image]],
     chunks: int | None,
     doubts: list[str],
 ) -> xr.Dataset:
@@ -439,7 +440,7 @@ def _masked(
     (first,) = next(iter(images.values()))
     chunk = None if chunks is None else chunks * 10 // int(first.grid.res)
     edge = _mask(product, "EDG", first, doubts)
-    ds = _group([product.item], images, chunks)
+    ds = group_of([product.item], images, chunks)
     if edge is not None:
         for band, (image,) in images.items():
             bare = BandSource(assets=(image.asset,), radiometry=(image.radiometry,))
@@ -468,9 +469,7 @@ def _variable(
     return variable
 
 
-def _mask(
-    product: _Product, kind: str, like: _Image, doubts: list[str]
-) -> Asset | None:
+def _mask(product: _Product, kind: str, like: Image, doubts: list[str]) -> Asset | None:
     """Return a mask on the pixels of an image, None where the product has none."""
     name = f"{kind}_{GROUPS[int(like.grid.res)]}"
     path = product.masks.get((kind, name.rpartition("_")[2]))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from s2sr_xr.bands import BANDS
+from s2sr_xr.core.bands import BANDS
 from s2sr_xr.simulate.texture import (
     PITCH,
     Mosaic,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
-from s2sr_xr.bands import BANDS
+from s2sr_xr.core.bands import BANDS
+from s2sr_xr.core.footprint import COG, footprint
 from s2sr_xr.errors import GridError, MissingBandError
 
 if TYPE_CHECKING:
@@ -18,12 +19,9 @@ if TYPE_CHECKING:
     import pystac
     from numpy.typing import NDArray
 
-__all__ = ["COG", "Level", "footprint", "write_cog", "write_item"]
+__all__ = ["Level", "write_cog", "write_item"]
 
 Level: TypeAlias = Literal["L1C", "L2A"]
-
-COG = "image/tiff; application=geotiff; profile=cloud-optimized"
-"""Media type of everything that is written here."""
 
 
 def write_item(
@@ -143,20 +141,6 @@ def _facts_of_name(item_id: str) -> dict[str, str]:
     if found := re.search(r"_T(\d{2}[C-X][A-Z]{2})(?:_|$)", item_id):
         facts |= {"s2:mgrs_tile": found[1], "grid:code": f"MGRS-{found[1]}"}
     return facts
-
-
-def footprint(
-    outline: Sequence[tuple[float, float]], epsg: int
-) -> tuple[dict[str, Any], list[float]]:
-    """Return GeoJSON polygon and bounding box, in degrees, of corners in metres."""
-    from pyproj import Transformer
-
-    to_degrees = Transformer.from_crs(epsg, 4326, always_xy=True)
-    lon, lat = to_degrees.transform(*zip(*outline, strict=True))
-    # GeoJSON winds its outer rings against the clock; ours come with it.
-    ring = [[x, y] for x, y in zip(lon, lat, strict=True)][::-1]
-    geometry = {"type": "Polygon", "coordinates": [[*ring, ring[0]]]}
-    return geometry, [min(lon), min(lat), max(lon), max(lat)]
 
 
 def _asset(

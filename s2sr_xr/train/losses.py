@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from s2sr_xr.models.layers import centre
-from s2sr_xr.models.resample import Upsample
+from s2sr_xr.models.networks.layers import centre
+from s2sr_xr.models.networks.resample import Upsample
 
 __all__ = ["bicubic", "over_bicubic"]
 

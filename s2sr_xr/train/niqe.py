@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from s2sr_xr.degrade import block_mean, gaussian_blur
+from s2sr_xr.core.filters import block_mean, gaussian_blur
 from s2sr_xr.errors import GridError, ModelError
 
 if TYPE_CHECKING:

@@ -1,0 +1,230 @@
+"""Blocks over Dask arrays: one task a block, nothing read before it runs.
+
+A block of an unmodified tree of our readers reads its own window. A block of any other
+Dask array depends on the source chunks that it meets: on those it mostly covers as they
+are, and on one copied strip of each neighbour, all bands at once. No ``map_overlap``,
+no rechunk.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import dask
+import dask.array as da
+import numpy as np
+from dask._task_spec import List, Task, TaskRef
+from dask.base import tokenize
+from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
+
+from s2sr_xr.engine import thread_team
+from s2sr_xr.engine.block import do_block, on_gpu
+from s2sr_xr.engine.dask_chunks import Chunked, Gathered, Part, by_ground, corner
+from s2sr_xr.engine.job import Job, dtype_of
+from s2sr_xr.readers.fetch.source import source_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    import xarray as xr
+    from numpy.typing import NDArray
+
+    from s2sr_xr.core.tiling import Box
+    from s2sr_xr.engine.block import BlockTask, Pixels
+
+__all__ = ["Call", "arrays", "call_behind", "call_of", "feeding", "run_block"]
+
+
+def _cut(parts: Sequence[Part], chunks: Sequence[NDArray[Any]]) -> list[Any]:
+    """Return the strips of one neighbour, all bands at once."""
+    # A copy, or the strip would keep its whole chunk alive.
+    return [p.cut(c).copy() for p, c in zip(parts, chunks, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Inputs:
+    """What one block needs beside its Dask chunks, and where these go."""
+
+    pixels: Mapping[str, Pixels]
+    """Bands that the task reads itself."""
+
+    repeats: Mapping[str, int]
+    """Bands that are put together from chunks, and how often a pixel is repeated."""
+
+    whole: tuple[Part, ...]
+    """Parts of the chunks that arrive whole."""
+
+    strips: tuple[tuple[Part, ...], ...]
+    """Parts that arrive cut, a group a neighbour."""
+
+
+def run_block(
+    task: BlockTask,
+    box: Box,
+    inputs: _Inputs,
+    chunks: Sequence[NDArray[Any]],
+    strips: Sequence[Sequence[NDArray[Any]]],
+) -> dict[str, NDArray[Any]]:
+    """Compute a block inside a Dask task."""
+    gathered = {b: Gathered(k, b) for b, k in inputs.repeats.items()}
+    for part, chunk in zip(inputs.whole, chunks, strict=True):
+        gathered[part.band].parts.append((part.window, part.cut(chunk)))
+    for group, arrived in zip(inputs.strips, strips, strict=True):
+        for part, strip in zip(group, arrived, strict=True):
+            gathered[part.band].parts.append((part.window, strip))
+    with thread_team.TEAM.at_work():
+        return do_block(task, box, 0, {**inputs.pixels, **gathered})
+
+
+class Graph:
+    """Makes the tasks of one job, block by block."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.pixels: dict[str, Any] = {}
+        self.chunked: dict[str, Chunked] = {}
+        for band, plane in job.planes.items():
+            # A band that is not lazy beside one that is becomes a single chunk.
+            whole = plane.variable.chunks is None
+            array = (plane.variable.chunk() if whole else plane.variable).data
+            source = source_of(array) if plane.repeat == 1 else None
+            if source is not None:
+                self.pixels[band] = source
+            else:
+                self.chunked[band] = Chunked(band, array, plane.repeat, plane.grid.res)
+        names = {b: c.array.name for b, c in self.chunked.items()}
+        self.token: str = tokenize(job.task, job.blocks, names, self.pixels)
+
+    def inputs(
+        self, time: int, box: Box, task: BlockTask, stem: str
+    ) -> tuple[list[Any], dict[Any, Any]]:
+        """Return the arguments of `run_block` for a block, and the strips it needs."""
+        windows = task.reads(box)
+        wanted = [b for b in self.chunked if b in windows]
+        parts = [p for b in wanted for p in self.chunked[b].parts(time, windows[b])]
+        whole: list[Part] = []
+        groups: list[tuple[Part, ...]] = []
+        strips: dict[Any, Any] = {}
+        for group in by_ground(parts):
+            if max(p.share for p in group) >= 0.5:
+                whole += group
+                continue
+            key = (f"s2sr-strip-{self.token}", stem, time, *corner(box), len(groups))
+            refs = List(*(TaskRef(p.key) for p in group))
+            strips[key] = Task(key, _cut, tuple(group), refs)
+            groups.append(tuple(group))
+        inputs = _Inputs(
+            {b: p.at(time) for b, p in self.pixels.items() if b in windows},
+            {b: self.chunked[b].repeat for b in wanted},
+            tuple(whole),
+            tuple(groups),
+        )
+        chunks = List(*(TaskRef(p.key) for p in whole))
+        return [task, box, inputs, chunks, List(*map(TaskRef, strips))], strips
+
+    def layer(self) -> tuple[str, dict[Any, Any]]:
+        """Return the name and the tasks of the layer that computes every block."""
+        name = f"s2sr-block-{self.token}"
+        tasks: dict[Any, Any] = {}
+        for t, (i, j, box) in product(range(self.job.steps), self.job.blocks):
+            args, strips = self.inputs(t, box, self.job.task, "block")
+            tasks |= strips
+            tasks[name, t, i, j] = Task((name, t, i, j), run_block, *args)
+        return name, tasks
+
+
+class ItemLayer(MaterializedLayer):  # type: ignore[misc]
+    """Hands out one variable of the blocks, and knows the call that it comes from."""
+
+    def __init__(self, tasks: Mapping[Any, Any], call: Call, variable: str) -> None:
+        super().__init__(tasks)
+        self.call, self.variable = call, variable
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call that made a lazy result: everything it makes, and its name."""
+
+    job: Job
+    """All of it, the bands that are handed on and those that networks make."""
+
+    token: str
+    """Equal for equal calls on equal data."""
+
+
+def call_of(array: Any) -> tuple[Call, str] | None:  # noqa: ANN401
+    """Return the call and the variable that an unmodified lazy result is, or None."""
+    if not isinstance(array, da.Array):
+        return None
+    layer = array.dask.layers.get(array.name)
+    return (layer.call, layer.variable) if isinstance(layer, ItemLayer) else None
+
+
+def call_behind(ds: xr.Dataset) -> tuple[Call, set[str]] | None:
+    """Return the one call that made all of a result, and which variables, or None."""
+    found = [call_of(v.data) if v.chunks else None for v in ds.data_vars.values()]
+    made = [f for f in found if f is not None]
+    if len(made) < len(found) or len({call.token for call, _ in made}) != 1:
+        return None
+    return made[0][0], {variable for _, variable in made}
+
+
+@contextmanager
+def feeding(ds: xr.Dataset) -> Iterator[None]:
+    """Let Dask's threads be as many as keep the device busy that makes a result.
+
+    Only where a GPU asks for more than there are cores, and nobody has set a number; a
+    cluster has its own.
+    """
+    found = [call_of(v.data) for v in ds.data_vars.values() if v.chunks]
+    gpu = on_gpu(f[0].job.task for f in found if f is not None)
+    count = thread_team.threads("gpu" if gpu else "cpu")
+    said = dask.config.get("num_workers", None) or dask.config.get("pool", None)
+    enough = said or count <= thread_team.cores()
+    with dask.config.set({} if enough else {"num_workers": count}):
+        yield
+
+
+def arrays(job: Job) -> dict[str, da.Array]:
+    """Return the variables a job makes, as Dask arrays with one task a block.
+
+    Bands that are only handed on are blocks of their own: looking at one runs no
+    network.
+
+    Raises
+    ------
+    ChunkError
+        A source array has chunks of unknown size.
+    """
+    call = Call(job, Graph(job).token)
+    native, made = set(job.task.native), set(job.task.names) - set(job.task.native)
+    parts = [job.only(names) for names in (native, made) if names]
+    return {n: a for part in parts for n, a in _arrays(part, call).items()}
+
+
+def _arrays(job: Job, call: Call) -> dict[str, da.Array]:
+    graph = Graph(job)
+    name, tasks = graph.layer()
+    sources = [c.array for c in graph.chunked.values()]
+    base = HighLevelGraph.from_collections(name, tasks, sources)
+    lead = () if job.times is None else ((1,) * job.times,)
+    out = {}
+    for variable in job.task.names:
+        own = f"s2sr-{variable}-{graph.token}"
+        items = {}
+        for t, (i, j, _) in product(range(job.steps), job.blocks):
+            key = (own, *(t,) * len(lead), i, j)
+            items[key] = Task(key, _item, TaskRef((name, t, i, j)), variable, len(lead))
+        layers = {**base.layers, own: ItemLayer(items, call, variable)}
+        hlg = HighLevelGraph(layers, {**base.dependencies, own: {name}})
+        meta = np.empty((0,) * (2 + len(lead)), dtype_of(variable))
+        out[variable] = da.Array(hlg, own, lead + job.blocks.chunks, meta=meta)
+    return out
+
+
+def _item(block: Mapping[str, NDArray[Any]], name: str, lead: int) -> NDArray[Any]:
+    values = block[name]
+    return values.reshape((1,) * lead + values.shape)

@@ -1,0 +1,141 @@
+"""Which network runs and how, loaded once a process."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from s2sr_xr.core.token_parts import field_parts
+from s2sr_xr.engine.allocator import keep_memory
+from s2sr_xr.errors import ModelError
+from s2sr_xr.models.registry import get_spec, is_path, load_model
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Run = Callable[..., Any]
+
+__all__ = ["PRECISIONS", "Predictor", "is_cuda", "resolve"]
+
+PRECISIONS = ("float32", "bf16", "tf32")
+"""What `precision` may be. With "bf16" the convolutions between features compute in
+bfloat16; what bands enter and leave by, and what is summed up, stays float32 (CARN
+sums up in bfloat16 too). With "tf32", of GPUs only, convolutions round what they
+multiply to 10 bits behind the point."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Predictor:
+    """Which network runs, and how: a few hundred bytes that travel in the graph.
+
+    The weights do not: each process loads them once, by name and hash.
+    """
+
+    name: str
+    """Registry name, or the path of a weights file, which becomes absolute: a worker
+    may run in another folder."""
+
+    sha256: str | None = None
+    """Hash of the weights, None for a model without. What is loaded must have it."""
+
+    precision: str = "float32"
+    """Arithmetic of the network."""
+
+    device: str = "auto"
+    """Where it runs; "auto" is resolved by the process that runs it."""
+
+    reference: int | None = None
+    """Channel that the others are aligned to, for a network that registers."""
+
+    def __post_init__(self) -> None:
+        if is_path(self.name):
+            path = Path(self.name).expanduser().absolute()
+            object.__setattr__(self, "name", str(path))
+        if self.precision not in PRECISIONS:
+            raise ModelError(
+                f"precision={self.precision!r} is not one of {', '.join(PRECISIONS)}."
+            )
+
+    def __dask_tokenize__(self) -> tuple[Any, ...]:
+        return field_parts("predictor", 1, self)
+
+    def load(self) -> tuple[Run, str]:
+        """Return the network and its device, loaded once."""
+        device = resolve(self.device)
+        # Two paths of one file, or one in two places, are one network.
+        known = self.sha256 and is_path(self.name)
+        key = (None if known else self.name, self.sha256, device, self.precision)
+        with _LOADING:
+            if key not in _LOADED:
+                _LOADED[key] = self._ready(device)
+        run = network = _LOADED[key]
+        if self.reference is not None:
+            align: Run = network.align  # type: ignore[attr-defined]
+            run = functools.partial(align, reference=self.reference)
+        if is_cuda(device):
+            from s2sr_xr.engine.gpu_memory import Resident
+
+            run = Resident(network=network, run=run, precision=self.precision)
+        return run, device
+
+    def _ready(self, device: str) -> Run:
+        from s2sr_xr.engine.gpu import check_precision
+        from s2sr_xr.engine.gpu_memory import settle
+        from s2sr_xr.models.networks.layers import lower
+
+        check_precision(self.precision, device)
+        if device == "cpu":
+            keep_memory()
+        network = load_model(self.name, device, sha256=self.sha256)
+        # Interpolation has no convolutions between features, and nothing to gain.
+        spec = get_spec(self.name)
+        lowered = self.precision != "bf16" or lower(network, spec.flat)
+        if not lowered and spec.trained:
+            raise ModelError(
+                f"{self.name} has no layers of this library that compute in bf16. Use "
+                'precision="float32".'
+            )
+        if is_cuda(device):
+            settle(network, device)
+        return network
+
+
+def is_cuda(device: str) -> bool:
+    """Return whether a device is a GPU of CUDA."""
+    return device.startswith("cuda")
+
+
+_LOADED: dict[tuple[str | None, str | None, str, str], Run] = {}
+
+
+_LOADING = threading.Lock()
+
+
+def resolve(device: str) -> str:
+    """Return the device that "auto" means here, or `device` if it exists.
+
+    Raises
+    ------
+    ModelError
+        The device is not there.
+    """
+    import torch
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        probe = torch.zeros(1, device=device)
+        probe.cpu()  # "meta" makes tensors that hold nothing
+        found = probe.device
+    except (RuntimeError, AssertionError) as err:
+        seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        raise ModelError(
+            f"device={device!r} is not usable ({str(err).splitlines()[0]}): torch "
+            f"{torch.__version__} sees {seen} CUDA devices. Use "
+            'device="auto" or "cpu", or start the process again if it worked before.'
+        ) from err
+    # One name for one device: loaded networks are kept by it.
+    return "cpu" if found.type == "cpu" else str(found)

@@ -1,0 +1,1 @@
+"""EOPF Zarr products as a tree."""

@@ -1,0 +1,1 @@
+"""The one strict read of a window of an image."""

@@ -1,0 +1,1 @@
+"""L1B products as a tree of detectors."""

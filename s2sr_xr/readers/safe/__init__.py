@@ -1,0 +1,1 @@
+"""SAFE products as a tree."""

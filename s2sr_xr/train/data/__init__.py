@@ -1,0 +1,1 @@
+"""What trainings read: patches, pairs, simulated views."""
