@@ -261,7 +261,8 @@ def _check_ground(images: Sequence[Image]) -> None:
             raise GridError(
                 f"{image.asset.shown} covers {place_of(image.grid)}, "
                 f"{first.asset.shown} covers {place_of(first.grid)}; "
-                "bands must cover the same ground. Cut them to whole 60 m pixels that all have, without resampling.",
+                "bands must cover the same ground. Cut "
+                "them to whole 60 m pixels that all have, without resampling.",
                 band=image.asset.band,
                 href=image.asset.shown,
             )

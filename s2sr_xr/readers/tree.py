@@ -167,7 +167,8 @@ def check_nesting(item: Item, images: Sequence[Layer]) -> None:
             f"{image.asset.band} of {item.id} covers {place_of(image.grid)}, "
             f"{first.asset.band} covers {place_of(first.grid)} (corners "
             f"{shift[0]:g} and {shift[1]:g} m apart); "
-            "pixels of 10, 20 and 60 m must cover the same ground. Use products on their own grid.",
+            "pixels of 10, 20 and 60 m must cover the same ground. "
+            "Use products on their own grid.",
             item=item.id,
             band=image.asset.band,
         )
