@@ -162,21 +162,6 @@ def test_the_accessor_says_what_the_functions_say():
         ]
 
 
-def test_the_readme_runs(tmp_path):
-    """Every Python block of the README, one after another, in one session."""
-    text = (ROOT / "README.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert blocks
-    program = "\n".join(blocks)
-    subprocess.run([sys.executable, "-c", program], check=True, cwd=tmp_path)
-
-
-def test_the_readme_lists_the_face():
-    text = (ROOT / "README.md").read_text()
-    for name in s2sr_xr.__all__:
-        assert name in text, name
-
-
 @pytest.mark.slow
 def test_the_wheel_runs_elsewhere(tmp_path):
     """Built, installed into an environment of its own, used away from the source."""
