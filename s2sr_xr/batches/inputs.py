@@ -168,7 +168,7 @@ def _part(part: Any, place: str, n: int) -> Iterator[Entry]:  # noqa: ANN401 - J
 
 def _placed(facts: Mapping[str, Any], place: str) -> Mapping[str, Any]:
     """Return an item that says where it was found, unless it says so itself."""
-    from s2sr_xr.readers.stac.items import links_of
+    from s2sr_xr.readers.item import links_of
 
     links = links_of(facts)
     own = [str(k.get("href")) for k in links if k.get("rel") == "self"]

@@ -96,7 +96,7 @@ def open_as(
 
         return open_eopf(given, **how)
     if kind == "theia":
-        from s2sr_xr.readers.theia import open_theia
+        from s2sr_xr.readers.theia.open import open_theia
 
         return open_theia(source, **how)
     if kind == "l1b":

@@ -693,7 +693,7 @@ def test_items_of_other_catalogues_are_told_apart(store):
         ),
         (".zattrs", {"proj:transform": [10, 0, 6e5, 0, 10, 8.2e6]}, GridError, "north"),
         (".zattrs", {"proj:shape": [71, 72]}, GridError, r"has \(72, 72\) pixels, but"),
-        (".zattrs", {"proj:epsg": 1}, GridError, "'EPSG:1' is no coordinate"),
+        (".zattrs", {"proj:epsg": 1}, GridError, "'EPSG:1' is not a coordinate"),
         (".zattrs", {"scale_factor": 0}, RadiometryError, "positive number, got 0.0"),
         (".zattrs", {"_ARRAY_DIMENSIONS": ["x", "y"]}, ReadError, r"not \(y, x\)"),
         (".zarray", {"shape": [72]}, ReadError, "metadata that are not Zarr's"),

@@ -210,7 +210,7 @@ def test_no_data_is_a_count(folder, nodata):
         ({"B02": "gone.tif"}, ReadError, r"file not found. Check the path.*gone\.tif"),
         ({"B02": "a.nc"}, ReadError, r"a\.nc is neither \.tif nor \.jp2.*rioxarray"),
         ({"B02": ("a.tif", 0)}, ReadError, "count from 1"),
-        ({"B02": ["a.tif"]}, ReadError, r"is no file: give a path, or \(path, band"),
+        ({"B02": ["a.tif"]}, ReadError, r"is not a file: give a path, or \(path, band"),
         ({"B02": "s3://b/a.tif"}, ReadError, "begins with s3:; only local"),
         ({"B02": "/vsizip/a.zip/a.tif"}, ReadError, "virtual file systems"),
         ({"B02": "a.tif", "blue": "b.tif"}, GridError, "B02 and blue both are B02"),

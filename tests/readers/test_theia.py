@@ -19,7 +19,7 @@ from s2sr_xr.errors import (
     S2SRWarning,
 )
 from s2sr_xr.readers.fetch.source import source_of
-from s2sr_xr.readers.theia import open_theia
+from s2sr_xr.readers.theia.open import open_theia
 
 CORNER = (600_000.0, 8_200_000.0)  # y % 60 == 40, as half of all tiles
 SIZE = 72  # ten-metre pixels

@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
     from s2sr_xr.readers.fetch.asset import Asset
 
-__all__ = ["LAYERS", "FlagSource"]
+__all__ = ["LAYERS", "QualityMasks"]
 
 LAYERS = 8
 """Layers of a quality mask; the last one is saturation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FlagSource:
+class QualityMasks:
     """The quality masks of bands on one grid, as one image of flags."""
 
     masks: tuple[Asset, ...]
@@ -68,7 +68,7 @@ class FlagSource:
         Raises
         ------
         ReadError
-            A mask could not be read, or has not eight layers.
+            A mask could not be read, or does not have eight layers.
         GridError
             A mask is not on the pixels of its band.
         """

@@ -15,9 +15,9 @@ from s2sr_xr.core.bands import BANDS
 from s2sr_xr.core.grid import Grid
 from s2sr_xr.errors import GridError, ReadError
 from s2sr_xr.readers.fetch.asset import Asset, driver_of
+from s2sr_xr.readers.item import Item
+from s2sr_xr.readers.place import crs_as_wkt
 from s2sr_xr.readers.safe.metadata import product_facts, tile_facts, tile_in
-from s2sr_xr.readers.stac.items import Item
-from s2sr_xr.readers.tree import wkt_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -99,16 +99,8 @@ class Safe:
     @property
     def item(self) -> Item:
         """The product under the names that STAC has for it."""
-        return Item(
-            facts={
-                "id": self.name,
-                "properties": {"s2:processing_baseline": self.product.baseline},
-                "assets": {},
-            },
-            found_at="",
-            time=self.time,
-            bands={},
-        )
+        properties = {"s2:processing_baseline": self.product.baseline}
+        return Item.of_product(self.name, self.time, properties=properties)
 
     def grid(self, res: int) -> Grid:
         """Return the grid of pixels of `res` metres."""
@@ -116,7 +108,7 @@ class Safe:
             raise ReadError(f"The metadata of {self.name} have no grid of {res} m.")
         x_edge, y_edge = self.tile.corners[res]
         return Grid(
-            crs=wkt_of(self.tile.crs),
+            crs=crs_as_wkt(self.tile.crs),
             x_edge=x_edge,
             y_edge=y_edge,
             res=float(res),
