@@ -17,7 +17,7 @@ from s2sr_xr.core.radiometry import override
 from s2sr_xr.errors import GridError, MissingBandError, RadiometryError, ReadError
 from s2sr_xr.readers.fetch.address import without_query
 from s2sr_xr.readers.fetch.asset import Asset, driver_of
-from s2sr_xr.readers.fetch.window import RETRY, insist, read_header
+from s2sr_xr.readers.fetch.window import read_header, use_image
 from s2sr_xr.readers.item import Item
 from s2sr_xr.readers.place import asset_grid, check_ground, has_native_pixels
 from s2sr_xr.readers.selection import check_chunks, named_bands
@@ -221,7 +221,7 @@ def _image(asset: Asset, meaning: Radiometry, nodata: int | None) -> Image:
         "make a Dataset with rioxarray and use its own .s2sr",
     )
     if nodata is None:
-        nodata = insist(asset, lambda d: _declared(d, asset.index), "header", RETRY)
+        nodata = use_image(asset, lambda d: _declared(d, asset.index), "header")
     return Image(asset, grid, replace(meaning, nodata=nodata))
 
 

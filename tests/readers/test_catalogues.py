@@ -43,9 +43,10 @@ from s2sr_xr.core.bands import BANDS
 from s2sr_xr.core.radiometry import band_of, decide
 from s2sr_xr.errors import GridError, MissingBandError, ReadError, S2SRWarning
 from s2sr_xr.readers.fetch.asset import Asset
+from s2sr_xr.readers.fetch.retry import Retry
 from s2sr_xr.readers.fetch.signing import PLANETARY_COMPUTER, SasSigner
 from s2sr_xr.readers.fetch.source import source_of
-from s2sr_xr.readers.fetch.window import Retry, read_window
+from s2sr_xr.readers.fetch.window import read_window
 from s2sr_xr.readers.stac.open import open_stac, open_stac_tiles
 
 ITEMS = Path(__file__).parents[3] / "shared" / "data" / "stac_items"

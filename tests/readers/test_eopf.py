@@ -33,8 +33,8 @@ from s2sr_xr.errors import (
 )
 from s2sr_xr.readers.eopf.band import ZarrBand
 from s2sr_xr.readers.eopf.open import open_eopf
+from s2sr_xr.readers.fetch.retry import Retry
 from s2sr_xr.readers.fetch.source import source_of
-from s2sr_xr.readers.fetch.window import Retry
 
 REAL = (
     Path(__file__).parents[3] / "shared" / "data" / "stac_items" / "eopf_zarr_metadata"

@@ -356,7 +356,7 @@ def test_odd_fields_of_an_asset_say_nothing(folder, odd):
 
 
 def test_an_item_comes_once(folder):
-    with pytest.raises(GridError, match=f"Item {NAME} stands twice"):
+    with pytest.raises(GridError, match=f"Item {NAME} appears more than once"):
         open_stac([simulated(folder, ["B04"]), simulated(folder, ["B05"])])
 
 

@@ -21,7 +21,8 @@ from rasterio.windows import Window
 
 from s2sr_xr.errors import GridError, ReadError
 from s2sr_xr.readers.fetch.asset import Asset, driver_of
-from s2sr_xr.readers.fetch.window import Retry, read_header, read_window
+from s2sr_xr.readers.fetch.retry import Retry
+from s2sr_xr.readers.fetch.window import read_header, read_window
 
 SIZE = 768
 ORIGIN = (600_000.0, 5_000_040.0)

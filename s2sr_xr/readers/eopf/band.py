@@ -12,10 +12,11 @@ import numpy as np
 from s2sr_xr.core.reflectance import Radiometry, decode
 from s2sr_xr.core.token_parts import token_parts
 from s2sr_xr.errors import ReadError, redact
-from s2sr_xr.readers.eopf.keys import FaultError, fetch, insist, scheme
+from s2sr_xr.readers.eopf.keys import fetch, scheme
 from s2sr_xr.readers.fetch.address import without_query
 from s2sr_xr.readers.fetch.diagnosis import Diagnosis, account
-from s2sr_xr.readers.fetch.window import RETRY, Retry, check_window
+from s2sr_xr.readers.fetch.retry import FaultError, Retry, insist
+from s2sr_xr.readers.fetch.window import check_window
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -61,8 +62,8 @@ class ZarrBand:
     missing: Literal["raise", "nodata"] = "raise"
     """What a chunk that is not there means."""
 
-    retry: Retry = RETRY
-    """How long to try again when a server fails."""
+    retry: Retry | None = None
+    """How long to try again when a server fails; None: `retry_in_use`."""
 
     def __repr__(self) -> str:
         return f"ZarrBand({self.band} of {self.item_id}, {self.shown})"
@@ -121,23 +122,27 @@ class ZarrBand:
         assert time in (0, -1)
         check_window(rows, cols, self.shape[1:])
         part = f"rows {rows.start}:{rows.stop}, cols {cols.start}:{cols.stop}"
-        counts = insist(
-            lambda: self.counts((rows, cols)),
-            lambda problem: self.error(f"could not be read, {part}: {problem}"),
-            self.retry,
-        )
-        return decode(counts, self.radiometry)
+        return decode(self.counts((rows, cols), f", {part}"), self.radiometry)
 
-    def error(self, problem: str) -> ReadError:
+    def error(self, problem: str, **where: object) -> ReadError:
         """Return the error that says `problem` of this band."""
         return ReadError(
             f"{self.band} of {self.item_id} {problem} ({self.shown}).",
             item=self.item_id,
             band=self.band,
             href=self.shown,
+            **where,
         )
 
-    def counts(self, window: tuple[slice, ...]) -> np.ndarray:
+    def counts(self, window: tuple[slice, ...], part: str = "") -> np.ndarray:
+        """Return the counts of a window, trying again while that may help."""
+
+        def fail(problem: str, **where: object) -> ReadError:
+            return self.error(f"could not be read{part}: {problem}", **where)
+
+        return insist(lambda _: self._counts(window), fail, self.retry)
+
+    def _counts(self, window: tuple[slice, ...]) -> np.ndarray:
         """Return the counts of a window, from chunks fetched for it."""
         found = {key: self._chunk(key) for key in _keys(array_of(self.array), window)}
         there = {key: data for key, data in found.items() if data is not None}

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import random
-import time as clock
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
-from s2sr_xr.errors import ReadError, redact
+from s2sr_xr.errors import redact
 from s2sr_xr.readers.fetch.address import is_remote
 from s2sr_xr.readers.fetch.diagnosis import (
     Diagnosis,
@@ -18,28 +15,15 @@ from s2sr_xr.readers.fetch.diagnosis import (
     of_refusal,
     probe,
 )
-from s2sr_xr.readers.fetch.window import RETRY, Retry
+from s2sr_xr.readers.fetch.retry import FaultError, Retry, retry_in_use
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-__all__ = ["SCHEMES", "FaultError", "fetch", "insist", "scheme"]
-
-T = TypeVar("T")
+__all__ = ["SCHEMES", "fetch", "scheme"]
 
 SCHEMES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory"})
 """Object stores that are read through fsspec, with the credentials that it finds."""
 
 
-class FaultError(OSError):
-    """Why a key or a chunk could not be had, without secrets."""
-
-    def __init__(self, found: Diagnosis) -> None:
-        super().__init__(found.text)
-        self.found = found
-
-
-def fetch(href: str, key: str, retry: Retry = RETRY) -> bytes | None:
+def fetch(href: str, key: str, retry: Retry | None = None) -> bytes | None:
     """Return the whole value of a key of a store, None where there is none.
 
     Raises
@@ -48,7 +32,7 @@ def fetch(href: str, key: str, retry: Retry = RETRY) -> bytes | None:
         It is there, or may be, and could not be read.
     """
     if is_remote(href):
-        found = _fetch_http(href, key, retry)
+        found = _fetch_http(href, key, retry or retry_in_use())
     elif scheme(href) in SCHEMES:
         found = _fetch_fsspec(href, key)
     else:
@@ -117,31 +101,3 @@ def scheme(href: str) -> str:
     """Return what stands before ``://``, in small letters; "" of a local path."""
     head, mark, _ = href.partition("://")
     return head.lower() if mark else ""
-
-
-def insist(use: Callable[[], T], fail: Callable[[str], ReadError], retry: Retry) -> T:
-    """Return what `use` gives, trying again while that may help."""
-    fault: FaultError | None = None
-    begun = clock.monotonic()
-    for tries in range(1, retry.tries + 1):
-        outcome = _once(use)
-        if not isinstance(outcome, FaultError):
-            return outcome
-        fault, found = outcome, outcome.found
-        # Half to one and a half: workers that fail together do not return together.
-        jitter = random.uniform(0.5, 1.5)  # noqa: S311 - spread, not secrecy
-        wait = max(retry.wait * 2 ** (tries - 1) * jitter, found.wait)
-        late = clock.monotonic() - begun + wait > retry.total
-        if not found.passing or tries == retry.tries or late:
-            break
-        clock.sleep(wait)
-    seconds = clock.monotonic() - begun
-    spent = f"{tries} tries in {seconds:.1f} s, last: " if tries > 1 else ""
-    raise fail(f"{spent}{found.text}. {found.remedy}") from fault
-
-
-def _once(use: Callable[[], T]) -> T | FaultError:
-    try:
-        return use()
-    except FaultError as fault:
-        return fault

@@ -32,7 +32,7 @@ from s2sr_xr.core.radiometry import declared, number_of, override
 from s2sr_xr.core.reflectance import Radiometry
 from s2sr_xr.errors import GridError, ReadError, redact
 from s2sr_xr.readers.eopf.band import ZarrBand, check_array, strange_codecs
-from s2sr_xr.readers.eopf.keys import SCHEMES, insist, scheme
+from s2sr_xr.readers.eopf.keys import SCHEMES, scheme
 from s2sr_xr.readers.eopf.metadata import Documents, Node, documents_of
 from s2sr_xr.readers.fetch.address import without_query
 from s2sr_xr.readers.fetch.diagnosis import refusal
@@ -309,9 +309,9 @@ def _grid(product: _Product, source: ZarrBand, node: Node) -> Grid:
             f"has the transform {transform}; its native pixel is "
             f"{BANDS[source.band].native} m, north up",
         )
-    told = node.attrs.get("proj:shape") or shape
-    if tuple(told) != shape or grid.shape != shape:
-        raise _wrong(source, f"has {shape} pixels, but says {tuple(told)}")
+    declared_shape = tuple(node.attrs.get("proj:shape") or shape)
+    if declared_shape != shape or grid.shape != shape:
+        raise _wrong(source, f"has {shape} pixels, but says {declared_shape}")
     return grid
 
 
@@ -326,11 +326,7 @@ def _coordinate(product: _Product, like: ZarrBand, path: str) -> np.ndarray:
     if strange_codecs(facts):
         raise source.error("is encoded in a way that is not decoded here")
     (size,) = facts["shape"]
-    return insist(
-        lambda: source.counts((slice(0, size),)),
-        lambda problem: source.error(f"could not be read: {problem}"),
-        source.retry,
-    )
+    return source.counts((slice(0, size),))
 
 
 def _product_crs(product: _Product, source: ZarrBand, node: Node) -> str:

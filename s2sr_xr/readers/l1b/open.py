@@ -25,7 +25,7 @@ from s2sr_xr.core.bands import BANDS, canonical
 from s2sr_xr.errors import ChunkError, GridError, MissingBandError
 from s2sr_xr.readers.fetch.address import is_remote
 from s2sr_xr.readers.fetch.asset import Asset, driver_of
-from s2sr_xr.readers.fetch.window import RETRY, insist
+from s2sr_xr.readers.fetch.window import use_image
 from s2sr_xr.readers.l1b.align import align_to_green
 from s2sr_xr.readers.l1b.overlap import overlaps
 from s2sr_xr.readers.l1b.pair import Offset
@@ -149,7 +149,7 @@ def _open_tiff(place: Path) -> Product:
     ) -> tuple[tuple[int, int], tuple[str | None, ...], bool]:
         return tuple(dataset.shape), tuple(dataset.descriptions), bool(dataset.crs)
 
-    shape, descriptions, on_map = insist(header, look, "header", RETRY)
+    shape, descriptions, on_map = use_image(header, look, "header")
     if on_map:
         raise GridError(
             f"{place} has a CRS: it lies on a map, and L1B does not. Open maps with "

@@ -21,7 +21,7 @@ import numpy as np
 
 from s2sr_xr.core.nodata import DEFECT, SATURATED
 from s2sr_xr.core.token_parts import token_parts
-from s2sr_xr.readers.fetch.window import RETRY, check_window, insist
+from s2sr_xr.readers.fetch.window import check_window, use_image
 
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
@@ -98,4 +98,4 @@ def _read_layers(mask: Asset, rows: slice, cols: slice) -> np.ndarray:
         return found
 
     part = f"rows {rows.start}:{rows.stop}, cols {cols.start}:{cols.stop}"
-    return insist(mask, layers, part, RETRY)
+    return use_image(mask, layers, part)
