@@ -60,7 +60,7 @@ def open_files(
     radiometry
         What the counts mean: ``offset``, added before the scale; ``scale``, 1e-4 unless
         given; ``nodata``, the count of a missing pixel: the file's own unless given, 0
-        where it has none. There is no default for the offset: files do not say it, and
+        where it has none. There is no default for the offset: files do not hold it, and
         a wrong guess is 0.1 of reflectance.
     chunks
         Side of a Dask chunk in 10 m pixels, a multiple of 6; 20 m and 60 m bands get
@@ -81,7 +81,7 @@ def open_files(
     MissingBandError
         No file, or a name that is not a band of Sentinel-2.
     RadiometryError
-        What the counts mean was not said.
+        `radiometry` does not say what the counts mean.
     GridError
         Two files for one band, no CRS, pixels that are not the band's own or do not
         nest.

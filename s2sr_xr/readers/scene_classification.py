@@ -60,15 +60,7 @@ class ClassSource:
         return type(self)(assets=(self.assets[time],))
 
     def read(self, time: int, rows: slice, cols: slice) -> np.ndarray:
-        """Return a window of codes as uint8.
-
-        Raises
-        ------
-        ReadError
-            The codes could not be read, or are not codes.
-        GridError
-            The file is not the image that the catalogue describes.
-        """
+        """Return a window of codes as uint8; see `Source.read`."""
         codes = read_window(self.assets[time], rows, cols)
         if codes.dtype != self.dtype:
             raise self.assets[time].error(

@@ -333,7 +333,9 @@ def test_the_budget_is_an_environment_variable(monkeypatch):
     assert budget() == 7 << 20
     for text in ("lots", "-1", "", "1.5"):
         monkeypatch.setenv(SWITCH, text)
-        with pytest.raises(S2SRError, match=rf"{SWITCH}='{text}' is no number of MiB"):
+        with pytest.raises(
+            S2SRError, match=rf"{SWITCH}='{text}' is not a number of MiB"
+        ):
             budget()
 
 

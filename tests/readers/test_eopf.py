@@ -563,9 +563,9 @@ def test_faults_that_pass_are_survived(place, kind):
         ("500", 3, "3 tries in .*500 Internal Server Error"),
         ("403", 1, "403 Forbidden. Open the items again with fresh credentials"),
         ("404", 1, "chunk 0.0 is not there, and .zarray is gone too"),
-        ("garble", 3, "cut, damaged, or no chunk"),
-        ("html", 3, "cut, damaged, or no chunk"),
-        ("cut", 3, "cut, damaged, or no chunk"),
+        ("garble", 3, "cut, damaged, or not a chunk"),
+        ("html", 3, "cut, damaged, or not a chunk"),
+        ("cut", 3, "cut, damaged, or not a chunk"),
     ],
 )
 def test_faults_that_stay_are_errors(place, kind, tries, match):
@@ -610,7 +610,7 @@ def test_metadata_that_cannot_be_had_are_an_error(place):
     ):
         open_eopf(place.url("p.zarr"))
     place.break_with(Fault(kind="html"))
-    with pytest.raises(ReadError, match=r"\.zmetadata is no JSON"):
+    with pytest.raises(ReadError, match=r"\.zmetadata is not JSON"):
         open_eopf(place.url("p.zarr"))
 
 
@@ -623,7 +623,7 @@ def test_object_stores_are_read_through_fsspec(small):
         fs.pipe(f"/bucket/p.zarr/{key}", data)
     check(open_eopf("memory://bucket/p.zarr"), ["B02"], chunks=2196)
     fs.rm("/bucket/p.zarr", recursive=True)
-    with pytest.raises(ReadError, match=r"memory://bucket/p.zarr is no Zarr store"):
+    with pytest.raises(ReadError, match=r"memory://bucket/p.zarr is not a Zarr store"):
         open_eopf("memory://bucket/p.zarr")
 
 
@@ -635,7 +635,7 @@ def test_object_stores_are_read_through_fsspec(small):
     [
         ("gone.zarr", r"gone\.zarr does not exist"),
         ("file.zip", "it is a file. Give the root .* of a zip, unpack it"),
-        ("empty", r"empty is no Zarr store: there is no \.zmetadata"),
+        ("empty", r"empty is not a Zarr store: there is no \.zmetadata"),
         ("safe", "is a SAFE product. s2sr_xr.open_safe opens it"),
         ("ftp://host/p.zarr", "begins with ftp:; only local files"),
         ("simplecache::s3://b/p.zarr", "begins with simplecache:"),

@@ -282,7 +282,7 @@ def test_damage_is_an_error(folder, tmp_path):
     whole = paths(folder, "B02")["B02"].read_bytes()
     path = tmp_path / "b.tif"
     path.write_bytes(whole[:50])
-    with pytest.raises(ReadError, match="is cut, damaged, or no GTiff"):
+    with pytest.raises(ReadError, match="is cut, damaged, or not a GTiff"):
         open_files({"B02": path}, radiometry=NEW)
     path.write_bytes(whole)
     tree = open_files({"B02": path}, radiometry=NEW)

@@ -323,7 +323,7 @@ def test_an_image_of_another_shape_than_its_metadata_is_refused(tmp_path):
         ("<DETECTOR_ID>05", "<DETECTOR_ID>13", ReadError, "DETECTOR_ID is '13'"),
         ("<DETECTOR_ID>05", "<DETECTOR_ID>../5", ReadError, "DETECTOR_ID is '../5'"),
         ("<POSITION>101", "<POSITION>top", ReadError, "POSITION is 'top'"),
-        ("<POSITION>101", "<POSITION>-7", GridError, "from line -8 are no image"),
+        ("<POSITION>101", "<POSITION>-7", GridError, "from line -8 are not an image"),
         ("<NROWS>40", "<NROWS>0", GridError, "0 lines of 30 samples"),
         ('resolution="10"', 'resolution="11"', ReadError, "no size of 10 m images"),
         ("</n1:Level-1B", "</n1:Level", ReadError, "is damaged in line"),

@@ -268,7 +268,7 @@ def test_a_vrt_in_disguise_is_not_opened(tmp_path, files):
             f"{dataset.name}</SourceFilename><SourceBand>1</SourceBand>"
             "</SimpleSource></VRTRasterBand></VRTDataset>"
         )
-    with pytest.raises(ReadError, match="cut, damaged, or no GTiff image"):
+    with pytest.raises(ReadError, match="cut, damaged, or not a GTiff image"):
         read_window(asset(disguised, shape=None), slice(0, 9), slice(0, 9))
 
 
@@ -556,7 +556,8 @@ def test_the_block_cache_is_bounded_and_settings_are_put_back(files):
 import rasterio
 from rasterio.env import get_gdal_config, set_gdal_config
 set_gdal_config("GDAL_CACHEMAX", 2**33)
-from s2sr_xr.readers.fetch.window import Asset, read_window
+from s2sr_xr.readers.fetch.asset import Asset
+from s2sr_xr.readers.fetch.window import read_window
 import sys
 loaded = [m for m in ("torch", "dask") if m in sys.modules]
 a = Asset(item_id="a", band="B04", href={str(files["tif"])!r}, driver="GTiff")

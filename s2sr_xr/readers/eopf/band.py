@@ -99,26 +99,7 @@ class ZarrBand:
         return self
 
     def read(self, time: int, rows: slice, cols: slice) -> np.ndarray:
-        """Return a window as reflectance.
-
-        Parameters
-        ----------
-        time
-            Index of the one time step.
-        rows, cols
-            Pixels inside the image, not empty, step 1.
-
-        Returns
-        -------
-        np.ndarray
-            float32 of shape ``(rows, cols)``, 1.0 = full reflectance, negative values
-            kept, NaN at the no-data count.
-
-        Raises
-        ------
-        ReadError
-            A chunk could not be read or decoded, or is not there.
-        """
+        """Return a window as reflectance; see `Source.read`."""
         assert time in (0, -1)
         check_window(rows, cols, self.shape[1:])
         part = f"rows {rows.start}:{rows.stop}, cols {cols.start}:{cols.stop}"
@@ -208,7 +189,7 @@ def _decoded(
         why = redact(account(error, href))
         remote = scheme(href) != ""
         fault = Diagnosis(
-            text=f"{' or '.join(chunks)} is cut, damaged, or no chunk ({why})",
+            text=f"{' or '.join(chunks)} is cut, damaged, or not a chunk ({why})",
             remedy="Fetch the product again" if not remote else "Try again later",
             passing=remote,
         )

@@ -11,8 +11,8 @@ from s2sr_xr.readers.fetch.address import is_remote
 from s2sr_xr.readers.fetch.diagnosis import (
     Diagnosis,
     account,
+    ask,
     gdal_name,
-    of_refusal,
     probe,
 )
 from s2sr_xr.readers.fetch.retry import FaultError, Retry, retry_in_use
@@ -54,29 +54,13 @@ def _fetch_file(href: str, key: str) -> bytes | Diagnosis | None:
 
 
 def _fetch_http(href: str, key: str, retry: Retry) -> bytes | Diagnosis | None:
-    import urllib.error
-    import urllib.request
-
     parts = urlsplit(href)
-    url = parts._replace(path=f"{parts.path.rstrip('/')}/{key}").geturl()
-    request = probe(url)
+    request = probe(parts._replace(path=f"{parts.path.rstrip('/')}/{key}").geturl())
     request.remove_header("Range")
-    try:
-        # http(s) only: `_check_href` has been asked before.
-        with urllib.request.urlopen(request, timeout=retry.stall) as answer:  # noqa: S310
-            # Without an amount, a body that is shorter than promised is an error.
-            return bytes(answer.read())
-    except urllib.error.HTTPError as error:
-        error.close()
-        if error.code in {404, 410}:
-            return None
-        return of_refusal(error.code, error.headers.get("Retry-After", ""))
-    except Exception as error:  # noqa: BLE001 - sockets, TLS, bodies that are cut
-        return Diagnosis(
-            text=f"the transfer broke ({redact(account(error, url))})",
-            remedy="Check the network, and try again",
-            passing=True,
-        )
+    # Without an amount, a body that is shorter than promised is an error.
+    found = ask(request, lambda answer: bytes(answer.read()), retry.stall)
+    gone = isinstance(found, Diagnosis) and found.status in {404, 410}
+    return None if gone else found
 
 
 def _fetch_fsspec(href: str, key: str) -> bytes | Diagnosis | None:

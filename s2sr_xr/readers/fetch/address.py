@@ -10,7 +10,7 @@ SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+):")
 
 
 def is_remote(href: str) -> bool:
-    """Tell whether an href is read over the network."""
+    """Return whether an href is read over the network."""
     return href.lower().startswith(("http://", "https://"))
 
 

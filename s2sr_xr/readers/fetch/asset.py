@@ -37,10 +37,10 @@ class Asset:
     """Rows and columns; None where the catalogue does not say."""
 
     transform: tuple[float, ...] | None = None
-    """Pixel corner to map, six numbers in rasterio's order; None where nobody says."""
+    """Pixel corner to map, six numbers in rasterio's order; None where unknown."""
 
     crs: str | None = None
-    """Coordinate reference system, as ``"EPSG:..."`` or WKT; None where nobody says."""
+    """Coordinate reference system, as ``"EPSG:..."`` or WKT; None where unknown."""
 
     index: int | None = None
     """Which band of the file, from 1; None for the only one."""

@@ -63,15 +63,7 @@ class QualityMasks:
         return self
 
     def read(self, time: int, rows: slice, cols: slice) -> np.ndarray:
-        """Return a window as uint8: `SATURATED` and `DEFECT` where any mask says so.
-
-        Raises
-        ------
-        ReadError
-            A mask could not be read, or does not have eight layers.
-        GridError
-            A mask is not on the pixels of its band.
-        """
+        """Return a window as uint8: `SATURATED` and `DEFECT` where any mask says so."""
         assert time in (0, -1)
         flags = np.zeros((rows.stop - rows.start, cols.stop - cols.start), np.uint8)
         for mask in self.masks:

@@ -248,7 +248,7 @@ _FLAGS = {
 def _mask(safe: Safe, band: str, grid: Grid) -> Asset:
     """Return the quality mask of a band."""
     asset = safe.asset(band, safe.masks[band], grid)
-    # The shape shows that it is the band's; nothing says that masks are georeferenced.
+    # The shape shows that it is the band's; masks may have no CRS.
     return replace(asset, index=LAYERS, transform=None, crs=None)
 
 

@@ -201,15 +201,7 @@ class WithoutEdge:
         return replace(self, band_source=self.band_source.at(time))
 
     def read(self, time: int, rows: slice, cols: slice) -> np.ndarray:
-        """Return a window as float32 reflectance, NaN at no data and beyond the edge.
-
-        Raises
-        ------
-        ReadError
-            The pixels or the mask could not be read.
-        GridError
-            The mask is not on the pixels of the band.
-        """
+        """Return a window, NaN at no data and beyond the edge; see `Source.read`."""
         reflectance = self.band_source.read(time, rows, cols)
         beyond = read_window(self.edge, rows, cols) & EDGE != 0
         np.copyto(reflectance, np.nan, where=beyond)
@@ -227,15 +219,7 @@ class BitMasks(QualityMasks):
         return token_parts("bit-masks", 1, self.masks, self.flags)
 
     def read(self, time: int, rows: slice, cols: slice) -> np.ndarray:
-        """Return a window as uint8: each flag where any bit of its mask is set.
-
-        Raises
-        ------
-        ReadError
-            A mask could not be read.
-        GridError
-            A mask is not on the pixels of its bands.
-        """
+        """Return a window as uint8: each flag where any bit of its mask is set."""
         assert time in (0, -1)
         flags = np.zeros((rows.stop - rows.start, cols.stop - cols.start), np.uint8)
         for flag, mask in zip(self.flags, self.masks, strict=True):

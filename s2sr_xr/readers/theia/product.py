@@ -17,10 +17,9 @@ import numpy as np
 from s2sr_xr.core.bands import BANDS, canonical
 from s2sr_xr.core.reflectance import Radiometry
 from s2sr_xr.errors import ReadError
-from s2sr_xr.readers.fetch.address import is_remote, without_query
 from s2sr_xr.readers.fetch.asset import Asset
 from s2sr_xr.readers.item import Item
-from s2sr_xr.readers.safe.files import Archive, Directory
+from s2sr_xr.readers.safe.files import join, locate, other_kind
 from s2sr_xr.readers.safe.xml import Look, number_of, parse
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ _IMAGE = re.compile(
 _METADATA = re.compile(r"(?!\.).+_MTD_ALL\.xml", re.IGNORECASE)
 _MASK = re.compile(r".+_(?P<kind>EDG|SAT|DFP)_(?P<group>R[12])\.tiff?", re.IGNORECASE)
 
-FOREIGN = (
+OTHER_KINDS = (
     (
         r"_FRC_B\d|_L3A_",
         "a monthly synthesis (L3A)",
@@ -55,7 +54,7 @@ FOREIGN = (
     (r"MTD_MSIL|\.SAFE$", "a SAFE product", "s2sr_xr.open_safe opens it"),
     (r"^(?:zarr\.json|\.zgroup)$", "a Zarr store", "s2sr_xr.open_eopf opens it"),
 )
-"""What is not read here: names that show it, what it is, and what to do."""
+"""What is not read here: patterns of names, what it is, and what to do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,35 +87,6 @@ class Product:
         return Asset(item_id=self.name, band=band, href=href, driver="GTiff")
 
 
-def _files(path: object) -> Files:
-    """Return the files among which a product is.
-
-    Raises
-    ------
-    ReadError
-        There is nothing, or something else.
-    """
-    text = str(path)
-    if is_remote(text):
-        raise ReadError(
-            f"{without_query(text)} is a URL; Theia's products are opened from a local "
-            "disk. Download it."
-        )
-    place = Path(text).absolute()
-    if _METADATA.fullmatch(place.name) and place.is_file():
-        place = place.parent
-    if place.is_dir():
-        return Directory(place)
-    if not place.exists():
-        raise ReadError(f"{text} does not exist. Check the path and its disk.")
-    if place.suffix.lower() != ".zip":
-        raise ReadError(
-            f"{text} is a file; give the directory of a product, a .zip that holds "
-            "one, or its _MTD_ALL.xml."
-        )
-    return Archive.open(place)
-
-
 def open_product(path: object) -> Product:
     """Return the one product at a path, its metadata read.
 
@@ -125,19 +95,23 @@ def open_product(path: object) -> Product:
     ReadError
         There is no product, several, or another one, or its metadata are damaged.
     """
-    files = _files(path)
-    inside, folders = files.list("")
+    files, top = locate(path, "Theia product")
+    inside, folders = files.list(top)
+    below = [join(top, folder) for folder in folders]
     # An archive holds the product's own folder.
-    places = [("", inside), *((f, files.list(f)[0]) for f in folders)]
+    places = [(top, inside), *((f, files.list(f)[0]) for f in below)]
     found = [
         (p, n, m) for p, names in places for n in names if (m := _IMAGE.fullmatch(n))
     ]
     products = {(place, match["name"]) for place, _, match in found}
     if not products:
-        raise _foreign(files, [*inside, *folders, *(n for _, ns in places for n in ns)])
+        raise _foreign(
+            files.show(top),
+            [*inside, *folders, *(n for _, ns in places[1:] for n in ns)],
+        )
     if len(products) > 1:
         raise ReadError(
-            f"{files.show('')} holds several products: "
+            f"{files.show(top)} holds several products: "
             f"{', '.join(sorted(name for _, name in products))}. Give one."
         )
     ((folder, name),) = products
@@ -161,13 +135,10 @@ def open_product(path: object) -> Product:
     )
 
 
-def _foreign(files: Files, names: Sequence[str]) -> ReadError:
+def _foreign(place: str, names: Sequence[str]) -> ReadError:
     """Return the error that says what lies there instead of a product."""
-    shown = files.show("").rstrip("!/")
-    for pattern, what, remedy in FOREIGN:
-        if any(re.search(pattern, name) for name in (Path(shown).name, *names)):
-            return ReadError(f"{shown} is {what}; {remedy}.")
-    return ReadError(
+    shown = place.rstrip("!/")
+    return other_kind(shown, (Path(shown).name, *names), OTHER_KINDS) or ReadError(
         f"{shown} holds no image such as SENTINEL2A_..._L2A_..._FRE_B2.tif; it holds "
         f"{', '.join(names[:6]) or 'nothing'}. Give the directory or the zip of a "
         "Theia L2A product."
@@ -183,7 +154,7 @@ def _bands(
         band = canonical(match["band"])
         if band is None or BANDS[band].native not in GROUPS:
             continue
-        path = _join(folder, name)
+        path = join(folder, name)
         if band in seen:
             both = f"{files.show(seen[band])} and {files.show(path)}"
             raise ReadError(f"{both} both are {band}; remove one.", band=band)
@@ -195,7 +166,7 @@ def _masks(files: Files, folder: str) -> Iterator[tuple[tuple[str, str], str]]:
     """Yield kinds and pixels of masks, and their files."""
     for name in files.list(folder)[1]:
         if name.upper() in {"MASK", "MASKS"}:
-            inside = _join(folder, name)
+            inside = join(folder, name)
             for file in files.list(inside)[0]:
                 if match := _MASK.fullmatch(file):
                     key = (match["kind"].upper(), match["group"].upper())
@@ -212,7 +183,7 @@ def _facts(
             f"{files.show(folder)} holds {len(found)} files *_MTD_ALL.xml, which say "
             "what the counts mean; one was expected. Fetch the product again."
         )
-    path = _join(folder, found[0])
+    path = join(folder, found[0])
     shown = files.show(path)
     root = parse(files.read(path), shown)
     if root.tag != "Muscate_Metadata_Document":
@@ -239,7 +210,3 @@ def _moment(date: str) -> np.datetime64:
     day, clock, thousandths = date.split("-")
     text = f"{day[:4]}-{day[4:6]}-{day[6:]}T{clock[:2]}:{clock[2:4]}:{clock[4:]}"
     return np.datetime64(f"{text}.{thousandths}", "ns")
-
-
-def _join(folder: str, name: str) -> str:
-    return f"{folder}/{name}" if folder else name
