@@ -457,7 +457,7 @@ def test_another_product_is_named(name, files, says, tmp_path):
     [
         ("nowhere.SAFE", r"does not exist"),
         ("https://me:pw@host/a.zip?sig=1", r"^https://host/a\.zip is a URL.*open_stac"),
-        ("a.tar", r"give a SAFE directory"),
+        ("a.tar", r"give the directory of a SAFE product"),
         ("a.zip", r"not a zip archive"),
     ],
 )
