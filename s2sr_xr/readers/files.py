@@ -18,11 +18,10 @@ from s2sr_xr.errors import GridError, MissingBandError, RadiometryError, ReadErr
 from s2sr_xr.readers.fetch.address import without_query
 from s2sr_xr.readers.fetch.asset import Asset, driver_of
 from s2sr_xr.readers.fetch.window import read_header, use_image
-from s2sr_xr.readers.item import Item
+from s2sr_xr.readers.item import Item, named_bands
 from s2sr_xr.readers.place import asset_grid, check_ground, has_native_pixels
-from s2sr_xr.readers.selection import check_chunks, named_bands
 from s2sr_xr.readers.stac.items import sensing_time
-from s2sr_xr.readers.tree import Image, make_tree, reflectance_layer
+from s2sr_xr.readers.tree import Image, check_chunks, make_tree, reflectance_layer
 
 if TYPE_CHECKING:
     import datetime as dt

@@ -1,4 +1,4 @@
-"""What every reader knows of a scene: an item under the names that STAC has for it."""
+"""What every reader knows of a scene, under the names that STAC has for it: an item."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
+from s2sr_xr.core.bands import BANDS, canonical
 from s2sr_xr.core.radiometry import baseline_of
-from s2sr_xr.errors import GridError
+from s2sr_xr.errors import GridError, MissingBandError
 from s2sr_xr.readers.fetch.hrefs import absolute, alternative, path_of
 
 if TYPE_CHECKING:
@@ -16,7 +17,18 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-__all__ = ["Item", "links_of", "self_link", "tree_attrs"]
+__all__ = [
+    "NO_MODEL",
+    "Item",
+    "links_of",
+    "named_bands",
+    "select_bands",
+    "self_link",
+    "tree_attrs",
+]
+
+NO_MODEL = "B10"
+"""The cirrus band: no model takes it, so it is opened only by name."""
 
 _LEVEL = re.compile(r"(?:MSIL?|[-_]L)(1C|2A)")
 _SATELLITE = re.compile(r"2([A-D])\b")
@@ -121,6 +133,53 @@ def self_link(facts: Mapping[str, Any]) -> str:
     """Return the address that an item's JSON gives for itself, else nothing."""
     own = (k.get("href") for k in links_of(facts) if k.get("rel") == "self")
     return next((str(href) for href in own if href), "")
+
+
+def named_bands(bands: str | Iterable[str]) -> dict[str, str]:
+    """Return ESA's identifier of each name that the user gave.
+
+    Raises
+    ------
+    MissingBandError
+        A name is not that of a band.
+    """
+    asked = [bands] if isinstance(bands, str) else list(bands)
+    known = {name: canonical(name) for name in asked}
+    if unknown := [name for name, band in known.items() if band is None]:
+        raise MissingBandError(
+            f"{', '.join(unknown)}: no such band. Sentinel-2 has {', '.join(BANDS)}."
+        )
+    return {name: band for name, band in known.items() if band is not None}
+
+
+def select_bands(items: Sequence[Item], bands: Sequence[str] | None) -> list[str]:
+    """Return the bands to open, in instrument order; every item has them all."""
+    if bands is None:
+        names = {b for item in items for b in item.bands} - {NO_MODEL}
+    else:
+        names = set(named_bands(bands).values())
+    if not names:
+        raise MissingBandError(
+            f"Item {items[0].id} has no asset that is a band; it has the assets "
+            f"{', '.join(items[0].facts['assets'])}."
+        )
+    for band in (b for b in BANDS if b in names):
+        if lacking := [item for item in items if band not in item.bands]:
+            raise _missing(band, lacking, len(items))
+    return [b for b in BANDS if b in names]
+
+
+def _missing(band: str, lacking: Sequence[Item], total: int) -> MissingBandError:
+    first = lacking[0]
+    others = ", ".join(item.id for item in lacking[1:4])
+    return MissingBandError(
+        f"Item {first.id} has no asset for band {band} (it has "
+        f"{', '.join(b for b in BANDS if b in first.bands)}); {len(lacking)} of "
+        f"{total} items{f', also {others}' if others else ''}. Leave them out, or name "
+        "the bands that all have: bands=[...].",
+        item=first.id,
+        band=band,
+    )
 
 
 def tree_attrs(items: Sequence[Item], source: str) -> dict[str, str]:

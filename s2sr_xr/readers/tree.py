@@ -14,6 +14,7 @@ import numpy as np
 import xarray as xr
 
 from s2sr_xr.core.bands import BANDS, group
+from s2sr_xr.errors import ChunkError
 from s2sr_xr.readers.fetch.source import BandSource, Crop, as_variable
 
 if TYPE_CHECKING:
@@ -35,10 +36,32 @@ __all__ = [
     "Image",
     "Layer",
     "band_attrs",
+    "check_chunks",
     "make_tree",
     "reflectance_layer",
     "show_layers",
 ]
+
+
+NESTING = 6
+"""Ten-metre pixels along the side of the coarsest pixel, of 60 m."""
+
+
+def check_chunks(chunks: int | None) -> None:
+    """Raise unless a chunk size is None or whole 60 m pixels."""
+    if chunks is None:
+        return
+    whole = isinstance(chunks, int) and not isinstance(chunks, bool)
+    if whole and chunks >= NESTING and chunks % NESTING == 0:
+        return
+    near = "2196 is the default"
+    if whole:
+        below = max(chunks // NESTING * NESTING, NESTING)
+        near = f"the nearest are {below} and {below + NESTING}"
+    raise ChunkError(
+        f"chunks={chunks!r}: the side of a chunk is a multiple of {NESTING} ten-metre "
+        f"pixels, so that it holds whole 60 m pixels ({near}), or None."
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -314,7 +314,7 @@ def test_who_waits_for_a_thread_that_fails_decodes_itself():
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-def test_a_forked_child_waits_for_nobody(files):
+def test_a_forked_child_waits_for_no_thread(files):
     claimed = DECODED._claim(["a"], {})
     assert claimed[0] == ["a"]
     child = os.fork()

@@ -544,8 +544,8 @@ def test_a_url_with_a_signature_is_read_key_by_key(place):
     assert len(asked) == len(set(asked)) == 4  # one request a chunk
     assert all(path.endswith("?sig=SECRET&se=2026") for path in asked)
     source = source_of(tree["r10m"].B02.data)
-    told = repr(source) + source.shown + str(source.__dask_tokenize__())
-    assert "SECRET" not in told
+    found = repr(source) + source.shown + str(source.__dask_tokenize__())
+    assert "SECRET" not in found
     again = open_eopf(place.url("p.zarr", "sig=OTHER"), chunks=36)
     assert again["r10m"].B02.data.name == tree["r10m"].B02.data.name
 
@@ -573,10 +573,10 @@ def test_faults_that_stay_are_errors(place, kind, tries, match):
     place.break_with(Fault(kind=kind))
     with pytest.raises(ReadError, match=match) as caught:
         whole(source)
-    told = str(caught.value) + str(caught.value.where) + repr(caught.value.__cause__)
-    assert f"B02 of {NAME}" in told
-    assert "/p.zarr/measurements/reflectance/r10m/b02)" in told
-    assert "SECRET" not in told
+    found = str(caught.value) + str(caught.value.where) + repr(caught.value.__cause__)
+    assert f"B02 of {NAME}" in found
+    assert "/p.zarr/measurements/reflectance/r10m/b02)" in found
+    assert "SECRET" not in found
     firsts = [path for _, path, _, _ in place.log if "b02/0.0?" in path]
     assert len(firsts) == tries
 
@@ -645,7 +645,7 @@ def test_object_stores_are_read_through_fsspec(small):
         ("http://127.0.0.1:9/item.json", "No STAC item could be loaded"),
     ],
 )
-def test_what_is_no_product_is_told(tmp_path, monkeypatch, href, match):
+def test_what_is_not_a_product_is_refused(tmp_path, monkeypatch, href, match):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file.zip").write_bytes(b"PK")
     (tmp_path / "safe").mkdir()
@@ -666,13 +666,13 @@ def test_what_is_no_product_is_told(tmp_path, monkeypatch, href, match):
         ({}, "its metadata say no type"),
     ],
 )
-def test_other_zarr_stores_are_told_apart(tmp_path, attrs, match):
+def test_other_zarr_stores_are_named(tmp_path, attrs, match):
     root = write(tmp_path / "p", {".zattrs": attrs, ".zgroup": {"zarr_format": 2}})
     with pytest.raises(ReadError, match=match):
         open_eopf(root)
 
 
-def test_items_of_other_catalogues_are_told_apart(store):
+def test_items_of_other_catalogues_are_named(store):
     facts = item_of(store)
     facts["assets"]["B02"] = facts["assets"].pop("product")
     with pytest.raises(ReadError, match=r"no asset 'product'.*s2sr_xr\.open_stac"):

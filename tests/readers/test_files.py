@@ -216,13 +216,13 @@ def test_no_data_is_a_count(folder, nodata):
         ({"B02": "a.tif", "blue": "b.tif"}, GridError, "B02 and blue both are B02"),
     ],
 )
-def test_what_is_no_image_is_told(tmp_path, monkeypatch, files, error, match):
+def test_what_is_not_an_image_is_refused(tmp_path, monkeypatch, files, error, match):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(error, match=match):
         open_files(files, radiometry=NEW)
 
 
-def test_a_missing_place_in_a_stack_is_told(tmp_path):
+def test_a_missing_place_in_a_stack_is_an_error(tmp_path):
     path = write(tmp_path / "stack.tif", np.stack([counts_of("B02")] * 2), 10)
     with pytest.raises(ReadError, match="has 2 bands, none with index 3"):
         open_files({"B02": (path, 3)}, radiometry=NEW)

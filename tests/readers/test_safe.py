@@ -31,8 +31,8 @@ from s2sr_xr.errors import (
     ReadError,
     S2SRWarning,
 )
+from s2sr_xr.readers.fetch.address import refusal, zip_member
 from s2sr_xr.readers.fetch.asset import Asset
-from s2sr_xr.readers.fetch.diagnosis import refusal, zip_member
 from s2sr_xr.readers.fetch.source import source_of
 from s2sr_xr.readers.fetch.window import read_window
 from s2sr_xr.readers.safe import metadata as _safe_xml
@@ -224,7 +224,7 @@ def test_a_finer_result_can_be_made_of_it(l2a):
     np.testing.assert_array_equal(ten.B02.values[0], l2a.reflectance("B02"))
 
 
-def test_a_source_stands_behind_every_band_and_travels(l2a, tmp_path):
+def test_every_band_has_its_source_and_travels(l2a, tmp_path):
     path = safes.packed(l2a, tmp_path)
     tree = open_safe(path, chunks=36)
     for node in tree.children.values():
@@ -274,13 +274,13 @@ def test_importing_the_reader_is_light():
 # --- parts ----------------------------------------------------------------------------
 
 
-def test_what_is_missing_is_left_out_and_told_once(copy):
+def test_what_is_missing_is_left_out_with_one_warning(copy):
     for band in ("B02", "B11", "B01", "B09"):
         copy.image(band).unlink()
-    with pytest.warns(S2SRWarning, match=r"images of B01, B02, B09, B11") as told:
+    with pytest.warns(S2SRWarning, match=r"images of B01, B02, B09, B11") as found:
         tree = open_safe(copy.path)
-    assert len(told) == 1
-    assert told[0].filename == __file__
+    assert len(found) == 1
+    assert found[0].filename == __file__
     assert tree.attrs["missing_bands"] == "B01, B02, B09, B11"
     assert bands_of(tree) == set(L1C) - {"B02", "B11", "B01", "B09"}
     assert set(tree.children) == {"r10m", "r20m"}
@@ -806,9 +806,9 @@ def test_flags_are_unknown_where_a_mask_is_empty_or_missing(copy):
     with pytest.warns(
         S2SRWarning,
         match=r"flags of r10m \(quality masks of B03 .*flags of r60m \(.* of B01 ",
-    ) as told:
+    ) as found:
         tree = open_safe(copy.path)
-    assert len(told) == 1
+    assert len(found) == 1
     assert [name for name, node in tree.children.items() if "flags" in node] == ["r20m"]
     np.testing.assert_array_equal(tree["r10m"].B03.values[0], copy.reflectance("B03"))
 
@@ -1063,7 +1063,7 @@ def test_a_genuine_image_is_what_rasterio_reads(zipped, tmp_path):
 
 
 @without_data
-def test_a_real_l1b_product_is_told_where_to_go():
+def test_a_real_l1b_product_is_sent_to_its_reader():
     with pytest.raises(ReadError, match=r"L1B.*s2sr_xr\.open_l1b"):
         open_safe(the("l1b"))
     with pytest.raises(ReadError, match=r"L1B.*s2sr_xr\.open_l1b"):

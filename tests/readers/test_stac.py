@@ -301,7 +301,7 @@ def test_the_users_item_is_left_alone(folder):
         ),
     ],
 )
-def test_what_is_no_item_is_named(wrong, error, said):
+def test_what_is_not_an_item_is_named(wrong, error, said):
     with pytest.raises(error, match=said) as caught:
         open_stac(wrong)
     assert "SECRET" not in str(caught.value)

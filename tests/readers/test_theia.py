@@ -262,7 +262,7 @@ def test_other_special_values_are_taken_from_the_metadata(tmp_path):
     ],
 )
 @pytest.mark.parametrize("as_zip", [False, True])
-def test_other_products_are_told_apart(tmp_path, names, match, as_zip):
+def test_other_products_are_named(tmp_path, names, match, as_zip):
     folder = tmp_path / "some"
     folder.mkdir()
     for name in names:
@@ -272,7 +272,7 @@ def test_other_products_are_told_apart(tmp_path, names, match, as_zip):
         open_theia(zipped(folder) if as_zip else folder)
 
 
-def test_what_is_not_there_is_told(folder, tmp_path):
+def test_what_is_not_there_is_an_error(folder, tmp_path):
     with pytest.raises(ReadError, match=r"gone does not exist\. Check the path"):
         open_theia(tmp_path / "gone")
     with pytest.raises(ReadError, match=r"https://host/a\.zip is a URL.*Download it"):

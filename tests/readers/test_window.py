@@ -540,7 +540,7 @@ def test_an_asset_travels_and_keeps_its_name():
     assert tokenize(first) != tokenize(dataclasses.replace(first, shape=(9, 9)))
 
 
-def test_a_password_reaches_the_probe_but_nobody_else(place):
+def test_a_password_reaches_the_probe_and_nothing_else(place):
     place.break_with(Fault(kind="403"))
     href = place.url("B04.tif").replace("http://", "http://me:SECRET@")
     with pytest.raises(ReadError, match=r"403 Forbidden.*fresh credentials") as info:

@@ -7,14 +7,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from s2sr_xr.errors import redact
-from s2sr_xr.readers.fetch.address import is_remote
-from s2sr_xr.readers.fetch.diagnosis import (
-    Diagnosis,
-    account,
-    ask,
-    gdal_name,
-    probe,
-)
+from s2sr_xr.readers.fetch.address import gdal_name, is_remote
+from s2sr_xr.readers.fetch.diagnosis import Diagnosis, account, ask, probe
 from s2sr_xr.readers.fetch.retry import FaultError, Retry, retry_in_use
 
 __all__ = ["SCHEMES", "fetch", "scheme"]

@@ -10,8 +10,7 @@ from typing import Any
 
 from s2sr_xr.errors import ReadError, redact
 from s2sr_xr.readers.eopf.keys import fetch, scheme
-from s2sr_xr.readers.fetch.address import without_query
-from s2sr_xr.readers.fetch.diagnosis import gdal_name
+from s2sr_xr.readers.fetch.address import gdal_name, without_query
 from s2sr_xr.readers.fetch.retry import insist
 
 __all__ = ["Documents", "Node", "documents_of"]

@@ -34,18 +34,16 @@ from s2sr_xr.errors import GridError, ReadError, redact
 from s2sr_xr.readers.eopf.band import ZarrBand, check_array, strange_codecs
 from s2sr_xr.readers.eopf.keys import SCHEMES, scheme
 from s2sr_xr.readers.eopf.metadata import Documents, Node, documents_of
-from s2sr_xr.readers.fetch.address import without_query
-from s2sr_xr.readers.fetch.diagnosis import refusal
-from s2sr_xr.readers.item import tree_attrs
+from s2sr_xr.readers.fetch.address import refusal, without_query
+from s2sr_xr.readers.item import select_bands, tree_attrs
 from s2sr_xr.readers.place import (
     check_ground,
     crs_as_wkt,
     declared_crs,
     has_native_pixels,
 )
-from s2sr_xr.readers.selection import check_chunks, select_bands
 from s2sr_xr.readers.stac.items import Found, all_items, parse_item
-from s2sr_xr.readers.tree import Layer, band_attrs, make_tree
+from s2sr_xr.readers.tree import Layer, band_attrs, check_chunks, make_tree
 
 if TYPE_CHECKING:
     import os

@@ -7,8 +7,7 @@ from typing import Any
 
 from s2sr_xr.core.token_parts import token_parts
 from s2sr_xr.errors import ReadError, redact
-from s2sr_xr.readers.fetch.address import without_query
-from s2sr_xr.readers.fetch.diagnosis import refusal
+from s2sr_xr.readers.fetch.address import refusal, without_query
 
 __all__ = ["DRIVERS", "Asset", "driver_of"]
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from s2sr_xr.readers.fetch.address import is_remote, without_query
+from s2sr_xr.readers.fetch.address import ZipMember, gdal_name, is_remote, without_query
 from s2sr_xr.readers.fetch.cache import DECODED
-from s2sr_xr.readers.fetch.diagnosis import ZipMember, entity_tag, gdal_name
+from s2sr_xr.readers.fetch.diagnosis import entity_tag
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Hashable, Iterator, Mapping

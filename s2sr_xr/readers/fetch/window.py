@@ -26,10 +26,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from s2sr_xr.errors import GridError, ReadError, redact
-from s2sr_xr.readers.fetch.address import is_remote
+from s2sr_xr.readers.fetch.address import gdal_name, is_remote
 from s2sr_xr.readers.fetch.blocks import identity, read_direct, read_shared
 from s2sr_xr.readers.fetch.cache import budget
-from s2sr_xr.readers.fetch.diagnosis import account, diagnose, gdal_name
+from s2sr_xr.readers.fetch.diagnosis import account, diagnose
 from s2sr_xr.readers.fetch.retry import FaultError, Retry, insist, retry_in_use
 from s2sr_xr.readers.fetch.signing import SIGNERS, SigningError
 

@@ -11,8 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Protocol
 
 from s2sr_xr.errors import ReadError
-from s2sr_xr.readers.fetch.address import is_remote, without_query
-from s2sr_xr.readers.fetch.diagnosis import zip_member
+from s2sr_xr.readers.fetch.address import is_remote, without_query, zip_member
 from s2sr_xr.readers.safe.xml import MOST_BYTES
 
 if TYPE_CHECKING:

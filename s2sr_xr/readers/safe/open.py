@@ -16,14 +16,20 @@ from s2sr_xr.core.radiometry import offset_of
 from s2sr_xr.core.reflectance import Radiometry
 from s2sr_xr.errors import MissingBandError, RadiometryError, ReadError, S2SRWarning
 from s2sr_xr.readers.fetch.asset import driver_of
+from s2sr_xr.readers.item import NO_MODEL, named_bands
 from s2sr_xr.readers.place import CLASSES, check_ground
 from s2sr_xr.readers.safe.files import locate
 from s2sr_xr.readers.safe.masks import LAYERS, QualityMasks
 from s2sr_xr.readers.safe.metadata import OFFSETS
 from s2sr_xr.readers.safe.product import open_granule
 from s2sr_xr.readers.scene_classification import ClassSource
-from s2sr_xr.readers.selection import NO_MODEL, check_chunks, named_bands
-from s2sr_xr.readers.tree import Image, Layer, make_tree, reflectance_layer
+from s2sr_xr.readers.tree import (
+    Image,
+    Layer,
+    check_chunks,
+    make_tree,
+    reflectance_layer,
+)
 
 if TYPE_CHECKING:
     import os

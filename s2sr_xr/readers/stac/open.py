@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from s2sr_xr.core.area import Area
 from s2sr_xr.core.radiometry import override, warn_of_doubt
 from s2sr_xr.errors import ChunkError, GridError, MissingBandError, ReadError
-from s2sr_xr.readers.item import tree_attrs
+from s2sr_xr.readers.item import select_bands, tree_attrs
 from s2sr_xr.readers.place import CLASSES, describe
 from s2sr_xr.readers.scene_classification import class_layers
-from s2sr_xr.readers.selection import check_chunks, select_bands
 from s2sr_xr.readers.stac.images import find_images, has_classes
 from s2sr_xr.readers.stac.items import all_items
-from s2sr_xr.readers.tree import make_tree, reflectance_layer, show_layers
+from s2sr_xr.readers.tree import check_chunks, make_tree, reflectance_layer, show_layers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

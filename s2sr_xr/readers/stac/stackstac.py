@@ -15,8 +15,7 @@ import xarray as xr
 
 from s2sr_xr.core.reflectance import decode
 from s2sr_xr.errors import RadiometryError, ReadError
-from s2sr_xr.readers.fetch.address import is_remote
-from s2sr_xr.readers.fetch.diagnosis import gdal_name
+from s2sr_xr.readers.fetch.address import gdal_name, is_remote
 from s2sr_xr.readers.fetch.source import BandSource
 from s2sr_xr.readers.fetch.source_protocol import DIMS
 from s2sr_xr.readers.tree import show_layers

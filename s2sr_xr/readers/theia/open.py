@@ -25,12 +25,17 @@ from s2sr_xr.errors import S2SRWarning
 from s2sr_xr.readers.fetch.source import BandSource
 from s2sr_xr.readers.fetch.window import read_window
 from s2sr_xr.readers.files import located
-from s2sr_xr.readers.item import tree_attrs
+from s2sr_xr.readers.item import select_bands, tree_attrs
 from s2sr_xr.readers.place import check_ground
 from s2sr_xr.readers.safe.masks import QualityMasks
-from s2sr_xr.readers.selection import check_chunks, select_bands
 from s2sr_xr.readers.theia.product import GROUPS, open_product
-from s2sr_xr.readers.tree import Image, Layer, make_tree, reflectance_layer
+from s2sr_xr.readers.tree import (
+    Image,
+    Layer,
+    check_chunks,
+    make_tree,
+    reflectance_layer,
+)
 
 if TYPE_CHECKING:
     import os
