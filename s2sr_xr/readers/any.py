@@ -14,7 +14,7 @@ from s2sr_xr.readers.fetch.address import is_remote, without_query
 from s2sr_xr.readers.fetch.hrefs import path_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import xarray as xr
 
@@ -111,8 +111,15 @@ def is_json(place: str) -> bool:
     )
 
 
-def kind_of(source: Any) -> Kind:  # noqa: ANN401 - see open_any
-    """Return which reader opens a source, by its name alone where that suffices."""
+def kind_of(
+    source: Any,  # noqa: ANN401 - see open_any
+    *,
+    load: Callable[[str], Any] = read_json,
+) -> Kind:
+    """Return which reader opens a source, by its name alone where that suffices.
+
+    `load` reads the JSON of an item.
+    """
     if not isinstance(source, str | os.PathLike):
         facts = source if isinstance(source, Mapping) else {}
         if hasattr(source, "to_dict"):
@@ -120,14 +127,14 @@ def kind_of(source: Any) -> Kind:  # noqa: ANN401 - see open_any
         return _kind_of_item(facts)
     place = str(source)
     if is_json(place):
-        return _kind_of_item(read_json(place))
+        return _kind_of_item(load(place))
     if place.lower().startswith(_BUCKETS) or _is_zarr(place):
         return "eopf"
     if is_remote(place):
         return "safe"  # whose reader says why it is not read from there
     path = Path(place)
     if not path.exists() and not any(p.suffix.lower() == ".zip" for p in path.parents):
-        raise ReadError(f"Nothing found at {place}.")
+        raise ReadError(f"There is nothing at {place}.")
     for part in reversed(path.absolute().parts[-5:]):
         if found := _kind_by_name(part):
             return found
