@@ -645,10 +645,10 @@ def test_real_crops_move_as_an_independent_estimate_says(number):
     raw = open_l1b(REAL / f"l1bsr_example_{number}.tif")["d01"]
     assert ds.sizes == {"y": 352, "x": 352}
     assert 30 < float(raw.to_dataset().min().to_array().min()) < 200  # counts, not 0..1
-    for band, found in zip(("B02", "B04", "B08"), MANIFEST[number], strict=True):
+    for band, reported in zip(("B02", "B04", "B08"), MANIFEST[number], strict=True):
         attrs = ds[band].attrs
         shift = attrs["shift_y"], attrs["shift_x"]
-        assert shift == BETWEEN.get((number, band), found), band
+        assert shift == BETWEEN.get((number, band), reported), band
         fine = phase_cross_correlation(
             raw.B03.values, raw[band].values, upsample_factor=10
         )[0]

@@ -249,7 +249,7 @@ def test_nothing_but_metadata_is_read_to_open(copy, tmp_path):
         tree = open_safe(path)
         assert bands_of(tree) == set(L1C)
         for array in (*tree["r20m"].data_vars.values(), tree["r10m"].flags):
-            with pytest.raises(ReadError, match="no JP2OpenJPEG image"):
+            with pytest.raises(ReadError, match="not a JP2OpenJPEG image"):
                 array.load()
 
 

@@ -183,7 +183,7 @@ def use_image(
         # Some servers refuse HEAD (URLs signed for GET): the later tries do without.
         method = "HEAD" if tries == 1 else "GET"
         outcome = _once(asset, href, use, patience, method=method)
-        if not isinstance(outcome, _FaultError):
+        if not isinstance(outcome, OSError):
             return outcome
         found = diagnose(href, asset.driver, timeout=max(patience.connect, 1.0))
         if anew and found.status in {401, 403}:
@@ -212,10 +212,6 @@ def _signed(asset: Asset, *, refused: str | None = None) -> str:
         ) from error
 
 
-class _FaultError(OSError):
-    """What GDAL said when a read failed, without secrets."""
-
-
 def _once(
     asset: Asset,
     href: str,
@@ -223,8 +219,8 @@ def _once(
     retry: Retry,
     *,
     method: str,
-) -> T | _FaultError:
-    """Return what `use` makes of the image at `href`, opened anew, or the fault.
+) -> T | OSError:
+    """Return what `use` makes of the image at `href`, opened anew, or what GDAL said.
 
     `method` is the HTTP method that asks a server for the object's size.
     """
@@ -250,7 +246,7 @@ def _once(
     except Exception as error:  # noqa: BLE001 - whatever GDAL and rasterio may raise
         # Returned, not raised: an error raised here would carry this one, and the
         # signature in its text, as its context.
-        return _FaultError(redact(account(error, href)))
+        return OSError(redact(account(error, href)))
 
 
 def check_window(rows: slice, cols: slice, shape: tuple[int, ...]) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from s2sr_xr.core.bands import by_resolution
 from s2sr_xr.errors import GridError, ReadError
 from s2sr_xr.readers.safe.files import join, locate
-from s2sr_xr.readers.safe.xml import Look, pairs, parse
+from s2sr_xr.readers.safe.xml import Facts, pairs, parse
 
 if TYPE_CHECKING:
     import os
@@ -177,7 +177,9 @@ def _product(
         "start_time": "PRODUCT_START_TIME",
     }
     attrs = (
-        {} if root is None else {k: Look(root, "").text(tag) for k, tag in said.items()}
+        {}
+        if root is None
+        else {k: Facts(root, "").text(tag) for k, tag in said.items()}
     )
     datatake = None if root is None else root.find(".//Datatake")
     if datatake is not None:
@@ -196,28 +198,28 @@ def _granule(files: Files, folder: str, root: Element) -> Granule:
     shown = files.show(folder)
     if root.tag != _GRANULE:
         raise ReadError(f"{shown} holds the metadata of a product, not of a granule.")
-    look = Look(root, shown)
-    detector = look.text("DETECTOR_ID")
+    facts = Facts(root, shown)
+    detector = facts.text("DETECTOR_ID")
     if not _DETECTOR.fullmatch(detector):
         raise ReadError(f"{shown}: DETECTOR_ID is {detector!r}, not one of 01 to 12.")
-    origin = look.whole("PIXEL_ORIGIN") if look.text("PIXEL_ORIGIN") else 1
-    line = look.whole("POSITION") - origin
+    origin = facts.whole("PIXEL_ORIGIN") if facts.text("PIXEL_ORIGIN") else 1
+    line = facts.whole("POSITION") - origin
     size = root.find(".//Granule_Dimensions/Size[@resolution='10']")
     if size is None:
         raise ReadError(f"{shown}: the metadata have no size of 10 m images.")
-    shape = Look(size, shown).whole("NROWS"), Look(size, shown).whole("NCOLS")
+    shape = Facts(size, shown).whole("NROWS"), Facts(size, shown).whole("NCOLS")
     if min(shape) < 1 or line < 0:
         raise GridError(
             f"{shown}: {shape[0]} lines of {shape[1]} samples from line {line} are not "
             "an image. Fetch the product again."
         )
     return Granule(
-        name=look.text("GRANULE_ID") or folder.rpartition("/")[2],
+        name=facts.text("GRANULE_ID") or folder.rpartition("/")[2],
         detector=int(detector),
         line=line,
         shape=shape,
         images=dict(_images(files, folder)),
-        time=look.text("SENSING_TIME"),
+        time=facts.text("SENSING_TIME"),
         corners=_corners(root, line, shape),
     )
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MOST_BYTES",
     "MOST_ELEMENTS",
-    "Look",
+    "Facts",
     "child",
     "first",
     "number_of",
@@ -87,7 +87,7 @@ def parse(data: bytes, name: str) -> Element:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Facts:
     """The first element of a name that says something, anywhere in the tree."""
 
     root: Element

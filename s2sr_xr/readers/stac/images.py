@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     from s2sr_xr.core.reflectance import Radiometry
     from s2sr_xr.readers.item import Item
 
-__all__ = ["Scene", "find_images", "has_classes"]
+__all__ = ["ItemImages", "find_images", "has_classes"]
 
 _PIXEL = re.compile(r"_[126]0m")
 """What a key says of its pixels, as in ``B04_20m``."""
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
+class ItemImages:
     """One item and its native images."""
 
     item: Item
@@ -51,7 +51,9 @@ class Scene:
         return next(iter(self.images.values())).grid
 
 
-def find_images(item: Item, bands: Sequence[str], meaning: Radiometry | None) -> Scene:
+def find_images(
+    item: Item, bands: Sequence[str], meaning: Radiometry | None
+) -> ItemImages:
     """Return an item with the native images of bands, all over the same ground.
 
     `meaning` is what the user says of the counts; without it the item decides, once
@@ -59,7 +61,7 @@ def find_images(item: Item, bands: Sequence[str], meaning: Radiometry | None) ->
     """
     images = {band: _image(item, band, meaning) for band in bands}
     check_ground(item.id, {band: image.grid for band, image in images.items()})
-    return Scene(item, images)
+    return ItemImages(item, images)
 
 
 def _image(item: Item, band: str, meaning: Radiometry | None) -> Image:
@@ -152,10 +154,10 @@ def _declared_place(
     return size, None
 
 
-def _numbers(said: object) -> tuple[float, ...]:
+def _numbers(value: object) -> tuple[float, ...]:
     """Return a list of numbers; anything else says nothing, and is empty."""
     try:
-        found = tuple(map(float, said)) if isinstance(said, list | tuple) else ()
+        found = tuple(map(float, value)) if isinstance(value, list | tuple) else ()
     except (TypeError, ValueError):
         return ()
     return found if all(map(math.isfinite, found)) else ()
@@ -164,16 +166,16 @@ def _numbers(said: object) -> tuple[float, ...]:
 def _native(item: Item, band: str) -> tuple[str, Asset]:
     """Return the asset with the band's native pixels, its place known, and its key."""
     candidates = _candidates(item, band)
-    said = [c for c in candidates if c.transform]
-    native = [c for c in said if c.transform and has_native_pixels(band, c.transform)]
+    placed = [c for c in candidates if c.transform]
+    native = [c for c in placed if c.transform and has_native_pixels(band, c.transform)]
     if native:
         chosen = _only(native)
         asset = chosen.asset
         complete = asset.shape is not None and asset.crs is not None
         return chosen.key, asset if complete else read_header(asset)
-    pixels = [c.transform[0] for c in said if c.transform]
+    pixels = [c.transform[0] for c in placed if c.transform]
     for candidate in candidates:
-        if candidate not in said:
+        if candidate not in placed:
             asset = read_header(candidate.asset)
             assert asset.transform is not None
             if has_native_pixels(band, asset.transform):

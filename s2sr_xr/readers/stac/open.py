@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from s2sr_xr.core.grid import Ground
     from s2sr_xr.core.reflectance import Radiometry
     from s2sr_xr.readers.item import Item
-    from s2sr_xr.readers.stac.images import Scene
+    from s2sr_xr.readers.stac.images import ItemImages
     from s2sr_xr.readers.tree import Layer, Show
 
 __all__ = ["open_stac", "open_stac_tiles"]
@@ -191,12 +191,12 @@ def _backend(reader: str, chunks: int | None) -> Show:
 
 def _scenes(
     items: object, bands: Sequence[str] | None, radiometry: object
-) -> dict[str, list[Scene]]:
+) -> dict[str, list[ItemImages]]:
     """Return items with their images, in order of time, by the place of their grid."""
     meaning = override(radiometry)
     found = all_items(items)
     names = _names(found, bands)
-    places: dict[str, list[Scene]] = {}
+    places: dict[str, list[ItemImages]] = {}
     for scene in [find_images(item, names, meaning) for item in found]:
         places.setdefault(describe(scene.grid), []).append(scene)
     return places
@@ -222,7 +222,7 @@ def _names(items: Sequence[Item], bands: Sequence[str] | None) -> list[str]:
 
 
 def _tree(
-    scenes: Sequence[Scene], chunks: int | None, area: Area | None, show: Show
+    scenes: Sequence[ItemImages], chunks: int | None, area: Area | None, show: Show
 ) -> xr.DataTree:
     """Return the tree of items on one grid, or the part of it over `area`."""
     items = [scene.item for scene in scenes]
@@ -237,13 +237,13 @@ def _tree(
     return make_tree(items, layers, attrs, chunks=chunks, area=area, show=show)
 
 
-def _meanings(places: Mapping[str, Sequence[Scene]]) -> Iterator[Radiometry]:
+def _meanings(places: Mapping[str, Sequence[ItemImages]]) -> Iterator[Radiometry]:
     """Yield what the counts of each image mean."""
     for scene in (scene for scenes in places.values() for scene in scenes):
         yield from (i.radiometry for i in scene.images.values() if i.radiometry)
 
 
-def _several(places: Mapping[str, Sequence[Scene]]) -> GridError:
+def _several(places: Mapping[str, Sequence[ItemImages]]) -> GridError:
     """Return the error that lists which items lie where."""
     table = "; ".join(
         f"{place} ({len(scenes)}: {', '.join(s.item.id for s in scenes)})"
@@ -255,7 +255,7 @@ def _several(places: Mapping[str, Sequence[Scene]]) -> GridError:
     )
 
 
-def _tile_names(places: Mapping[str, Sequence[Scene]]) -> dict[str, str]:
+def _tile_names(places: Mapping[str, Sequence[ItemImages]]) -> dict[str, str]:
     """Return the name of each grid: its MGRS tile, where that names it alone."""
     tiles = {place: {s.item.tile for s in its} for place, its in places.items()}
     known = [tile for its in tiles.values() for tile in its]

@@ -20,7 +20,7 @@ from s2sr_xr.errors import ReadError
 from s2sr_xr.readers.fetch.asset import Asset
 from s2sr_xr.readers.item import Item
 from s2sr_xr.readers.safe.files import join, locate, other_kind
-from s2sr_xr.readers.safe.xml import Look, number_of, parse
+from s2sr_xr.readers.safe.xml import Facts, number_of, parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -188,16 +188,16 @@ def _facts(
     root = parse(files.read(path), shown)
     if root.tag != "Muscate_Metadata_Document":
         raise ReadError(f"{shown} describes a {root.tag}, not a product of Theia.")
-    look = Look(root, shown)
+    facts = Facts(root, shown)
     special = {e.get("name"): e for e in root.iter("SPECIAL_VALUE")}
     nodata = number_of(special["nodata"], shown) if "nodata" in special else NODATA
     radiometry = Radiometry(
-        scale=1 / look.number("REFLECTANCE_QUANTIFICATION_VALUE"),
+        scale=1 / facts.number("REFLECTANCE_QUANTIFICATION_VALUE"),
         offset=0,
         nodata=int(nodata),
         source="MTD_ALL.xml",
     )
-    seen = look.time("ACQUISITION_DATE")
+    seen = facts.time("ACQUISITION_DATE")
     return (_moment(name["date"]) if seen is None else seen), radiometry
 
 
