@@ -41,7 +41,7 @@ from s2sr_xr.readers.files import open_files
 from s2sr_xr.readers.l1b.open import align_to_green, open_l1b, overlaps
 from s2sr_xr.readers.safe.open import open_safe
 from s2sr_xr.readers.stac.open import open_stac, open_stac_tiles
-from s2sr_xr.readers.theia import open_theia
+from s2sr_xr.readers.theia.open import open_theia
 from s2sr_xr.simulate import open_truth, simulate_scene
 from s2sr_xr.train.recipes.finetune import finetune
 

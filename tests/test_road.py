@@ -1,4 +1,4 @@
-"""The whole road: STAC item, 10 m, store; and what happens when a stone is loose."""
+"""From a STAC item to a store of 10 m; and what happens when something fails."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from httpserver import Fault, Place
 
 import s2sr_xr
 from s2sr_xr.evaluate import compare, relative_rmse
-from s2sr_xr.readers.fetch import window
+from s2sr_xr.readers.fetch.retry import Retry, retrying
 
 COARSE = ["B05", "B06", "B07", "B8A", "B11", "B12", "B01", "B09"]
 
@@ -33,7 +33,7 @@ def own_copy(scene, tmp_path):
     return pystac.Item.from_file(str(tmp_path / "item" / f"{scene.id}.json"))
 
 
-def test_the_road_is_open(scene, tmp_path):
+def test_item_to_store(scene, tmp_path):
     tree = s2sr_xr.open_stac(scene)
     tree.s2sr.upsample("bicubic").s2sr.to_zarr(tmp_path / "ten.zarr")
     ten = s2sr_xr.open_result(tmp_path / "ten.zarr")
@@ -63,7 +63,7 @@ def test_every_driver_gives_the_same_pixels(scene):
         xr.testing.assert_identical(ours, other)
 
 
-def test_two_items_stand_on_one_axis(scene, tmp_path):
+def test_two_items_lie_along_one_time_axis(scene, tmp_path):
     other = s2sr_xr.simulate_scene(tmp_path, size=600, seed=4)
     ten = s2sr_xr.open_stac([scene, other]).s2sr.upsample("bicubic", bands=["B11"])
     assert set(ten.item_id.values) == {scene.id, other.id}
@@ -74,7 +74,7 @@ def test_two_items_stand_on_one_axis(scene, tmp_path):
 
 
 @pytest.mark.parametrize("band", ["B11", "B02"])
-def test_a_cut_file_is_no_image(own_copy, tmp_path, band):
+def test_a_cut_file_is_an_error(own_copy, tmp_path, band):
     path = Path(own_copy.assets[band].get_absolute_href())
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) * 2 // 3])
@@ -103,7 +103,7 @@ def test_a_missing_file_is_named(own_copy):
 
 @pytest.fixture(scope="module")
 def served(scene):
-    """Return the scene as a catalogue serves it, its server, and hurried retries."""
+    """Return the scene as a catalogue serves it, and its server."""
     item = scene.clone()
     files = {
         f"{band}.tif": Path(asset.get_absolute_href()).read_bytes()
@@ -121,11 +121,9 @@ def test_a_failing_server_is_an_error(served, kind):
     item, place = served
     ten = s2sr_xr.open_stac(item).s2sr.upsample("bicubic", bands=["B11", "B01"])
     place.break_with(Fault(kind=kind, beyond=0 if kind.isdigit() else 9000))
-    hurried = window.Retry(tries=2, total=5, wait=0.01, connect=2, stall=2)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(window.read_window, "__kwdefaults__", {"retry": hurried})
-        with pytest.raises(s2sr_xr.ReadError, match=f"of {item.id}") as info:
-            ten.compute()
+    hurried = retrying(Retry(tries=2, total=5, wait=0.01, connect=2, stall=2))
+    with hurried, pytest.raises(s2sr_xr.ReadError, match=f"of {item.id}") as info:
+        ten.compute()
     assert "SECRET" not in repr(info.getrepr())
     place.break_with(None)
 

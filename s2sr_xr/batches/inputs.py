@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from s2sr_xr.errors import GridError, ReadError, redact
-from s2sr_xr.readers.any import is_json, open_as, read_json
+from s2sr_xr.readers.any import is_json, open_any, read_json
 from s2sr_xr.readers.fetch.hrefs import path_of
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Entry:
         """Return it as a lazy tree; see `open_any`."""
         if self.fault is not None:
             raise self.fault
-        return open_as(self.source, self.found_at, bands, chunks)
+        return open_any(self.source, bands=bands, chunks=chunks, found_at=self.found_at)
 
 
 def listed(items: Any) -> list[Entry]:  # noqa: ANN401 - see `s2sr_xr.batch`
@@ -168,7 +168,7 @@ def _part(part: Any, place: str, n: int) -> Iterator[Entry]:  # noqa: ANN401 - J
 
 def _placed(facts: Mapping[str, Any], place: str) -> Mapping[str, Any]:
     """Return an item that says where it was found, unless it says so itself."""
-    from s2sr_xr.readers.stac.items import links_of
+    from s2sr_xr.readers.item import links_of
 
     links = links_of(facts)
     own = [str(k.get("href")) for k in links if k.get("rel") == "self"]

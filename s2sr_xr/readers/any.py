@@ -14,27 +14,20 @@ from s2sr_xr.readers.fetch.address import is_remote, without_query
 from s2sr_xr.readers.fetch.hrefs import path_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import xarray as xr
 
-__all__ = ["Kind", "is_json", "kind_of", "open_any", "open_as", "read_json"]
+__all__ = ["Kind", "is_json", "kind_of", "open_any", "read_json"]
 
 Kind = Literal["stac", "safe", "l1b", "eopf", "theia"]
 
-
 _L1B = re.compile(r"S2[A-Z]_(?:MSIL1B|OPER_(?:PRD_)?MSI_?L1B)", re.IGNORECASE)
-
-
 _THEIA = re.compile(r"SENTINEL2[A-Z]_.+_L2A|.+_MTD_ALL\.xml$", re.IGNORECASE)
-
-
 _SAFE = re.compile(
     r"S2[A-Z]_(?:MSI|OPER|USER)|.+\.SAFE$|.+\.zip$|.*MTD_MSIL(?:1C|2A)\.xml$",
     re.IGNORECASE,
 )
-
-
 _BUCKETS = ("s3://", "gs://", "az://", "abfs://")
 
 
@@ -43,6 +36,7 @@ def open_any(
     *,
     bands: Sequence[str] | None = None,
     chunks: int = 2196,
+    found_at: str = "",
 ) -> xr.DataTree:
     """Return a product as a lazy tree, by the reader for its kind.
 
@@ -56,6 +50,8 @@ def open_any(
         As in the readers; None: all that a model may take.
     chunks
         Side of a chunk in 10 m pixels, a multiple of 6.
+    found_at
+        Local path or URL that relative hrefs of a given item count from.
 
     Returns
     -------
@@ -66,20 +62,10 @@ def open_any(
     Raises
     ------
     ReadError
-        It is nothing that is read here, or cannot be read.
+        It is of no kind that is read here, or cannot be read.
     S2SRError
         As the reader raises.
     """
-    return open_as(source, "", bands, chunks)
-
-
-def open_as(
-    source: Any,  # noqa: ANN401 - as open_any
-    found_at: str,
-    bands: Sequence[str] | None,
-    chunks: int,
-) -> xr.DataTree:
-    """Open a source; relative hrefs of an item count from where it was found."""
     from s2sr_xr.readers.stac.items import Found
 
     if isinstance(source, str | os.PathLike):
@@ -96,7 +82,7 @@ def open_as(
 
         return open_eopf(given, **how)
     if kind == "theia":
-        from s2sr_xr.readers.theia import open_theia
+        from s2sr_xr.readers.theia.open import open_theia
 
         return open_theia(source, **how)
     if kind == "l1b":
@@ -116,7 +102,7 @@ def read_json(place: str) -> Any:  # noqa: ANN401 - JSON
 
 
 def is_json(place: str) -> bool:
-    """Tell whether a place holds JSON: by its name, or as the answer of an API."""
+    """Return whether a place holds JSON: by its name, or as the answer of an API."""
     path = urlsplit(place).path.rstrip("/").lower()
     if path.endswith((".json", ".geojson")):
         return True
@@ -125,8 +111,15 @@ def is_json(place: str) -> bool:
     )
 
 
-def kind_of(source: Any) -> Kind:  # noqa: ANN401 - see open_any
-    """Return what opens a source, from its name alone where that tells."""
+def kind_of(
+    source: Any,  # noqa: ANN401 - see open_any
+    *,
+    load: Callable[[str], Any] = read_json,
+) -> Kind:
+    """Return which reader opens a source, by its name alone where that suffices.
+
+    `load` reads the JSON of an item.
+    """
     if not isinstance(source, str | os.PathLike):
         facts = source if isinstance(source, Mapping) else {}
         if hasattr(source, "to_dict"):
@@ -134,7 +127,7 @@ def kind_of(source: Any) -> Kind:  # noqa: ANN401 - see open_any
         return _kind_of_item(facts)
     place = str(source)
     if is_json(place):
-        return _kind_of_item(read_json(place))
+        return _kind_of_item(load(place))
     if place.lower().startswith(_BUCKETS) or _is_zarr(place):
         return "eopf"
     if is_remote(place):
@@ -166,7 +159,7 @@ def _kind_by_content(path: Path) -> Kind:
     if any(name.startswith("MTD_MSIL1B") for name in names):
         return "l1b"
     raise ReadError(
-        f"{path} is no product that is read here: give the JSON of a STAC item or "
+        f"{path} is not a product that is read here: give the JSON of a STAC item or "
         "search, a .SAFE directory or zip, an EOPF Zarr, or a Theia product."
     )
 
@@ -180,5 +173,5 @@ def _kind_of_item(facts: Any) -> Kind:  # noqa: ANN401 - JSON
 
 
 def _is_zarr(place: str) -> bool:
-    """Tell whether a path or URL, signed or not, is named as a Zarr store."""
+    """Return whether a path or URL, signed or not, is named as a Zarr store."""
     return without_query(place).rstrip("/").lower().endswith(".zarr")

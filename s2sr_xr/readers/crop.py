@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Ground", "window"]
 
 Obj = TypeVar("Obj", xr.DataTree, xr.Dataset, xr.DataArray)
+Flat = TypeVar("Flat", xr.Dataset, xr.DataArray)
 
 
 class SupportsGeoInterface(Protocol):
@@ -91,11 +92,6 @@ def window(
         tree = xr.DataTree.from_dict(cut, name=obj.name)
         tree.attrs = dict(obj.attrs)
         return tree
-    if isinstance(obj, xr.DataArray):
-        grid = grid_of(obj)
-        rows, cols = _inside(area, [grid]).slices(grid)
-        part = obj.isel(y=rows, x=cols)
-        return part.assign_coords(_placed(part, grid.part(rows, cols)))
     return _cut(obj, _inside(area, [grid_of(obj)]))
 
 
@@ -164,12 +160,12 @@ def _points(shape: object) -> Iterator[tuple[float, float]]:
                 yield from _points(part)
 
 
-def _cut(ds: xr.Dataset, area: Area) -> xr.Dataset:
-    grid = grid_of(ds)
+def _cut(obj: Flat, area: Area) -> Flat:
+    grid = grid_of(obj)
     rows, cols = area.slices(grid)
-    part = ds.isel(y=rows, x=cols)
+    part = obj.isel(y=rows, x=cols)
     part = part.assign_coords(_placed(part, grid.part(rows, cols)))
-    for name, array in ds.data_vars.items():
+    for name, array in getattr(obj, "data_vars", {}).items():
         chunks = array.variable.chunks
         source = source_of(array.variable) if chunks else None
         if chunks and source is not None:

@@ -1,6 +1,6 @@
 """Images of single bands, or stacks of bands, that come without a catalogue.
 
-Their headers say where they lie; what their counts mean nobody says but the user.
+Their headers say where they lie; only the user can say what their counts mean.
 """
 
 from __future__ import annotations
@@ -11,34 +11,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 
-from s2sr_xr.core.bands import BANDS, canonical, group
-from s2sr_xr.core.grid import Grid
+from s2sr_xr.core.bands import BANDS
 from s2sr_xr.core.radiometry import override
 from s2sr_xr.errors import GridError, MissingBandError, RadiometryError, ReadError
 from s2sr_xr.readers.fetch.address import without_query
 from s2sr_xr.readers.fetch.asset import Asset, driver_of
-from s2sr_xr.readers.fetch.window import RETRY, insist, read_header
-from s2sr_xr.readers.stac.items import Item, time_of
-from s2sr_xr.readers.tree import (
-    Image,
-    check_chunks,
-    ground,
-    group_of,
-    is_native,
-    place_of,
-    wkt_of,
-)
+from s2sr_xr.readers.fetch.window import read_header, use_image
+from s2sr_xr.readers.item import Item, named_bands
+from s2sr_xr.readers.place import asset_grid, check_ground, has_native_pixels
+from s2sr_xr.readers.stac.items import sensing_time
+from s2sr_xr.readers.tree import Image, check_chunks, make_tree, reflectance_layer
 
 if TYPE_CHECKING:
     import datetime as dt
     import os
-    from collections.abc import Sequence
 
+    import xarray as xr
+
+    from s2sr_xr.core.grid import Grid
     from s2sr_xr.core.reflectance import Radiometry
 
-__all__ = ["open_files"]
+__all__ = ["located", "open_files"]
 
 REMEDY = (
     'give radiometry={"offset": -1000} for products of baseline 04.00 and later, '
@@ -65,13 +59,13 @@ def open_files(
     radiometry
         What the counts mean: ``offset``, added before the scale; ``scale``, 1e-4 unless
         given; ``nodata``, the count of a missing pixel: the file's own unless given, 0
-        where it has none. There is no default for the offset: files do not say it, and
+        where it has none. There is no default for the offset: files do not hold it, and
         a wrong guess is 0.1 of reflectance.
     chunks
         Side of a Dask chunk in 10 m pixels, a multiple of 6; 20 m and 60 m bands get
         the same ground. None for lazily indexed variables without Dask.
     time
-        When the scene was seen, in UTC unless it says otherwise. Default: not a time.
+        When the scene was seen, in UTC unless it says otherwise. Default: unknown, NaT.
 
     Returns
     -------
@@ -84,9 +78,9 @@ def open_files(
     Raises
     ------
     MissingBandError
-        No file, or a name that is no band of Sentinel-2.
+        No file, or a name that is not a band of Sentinel-2.
     RadiometryError
-        What the counts mean was not said.
+        `radiometry` does not say what the counts mean.
     GridError
         Two files for one band, no CRS, pixels that are not the band's own or do not
         nest.
@@ -99,17 +93,21 @@ def open_files(
     check_chunks(chunks)
     meaning, nodata = _meaning(radiometry)
     assets = _assets(files)
-    item = _item_of(next(iter(assets.values())), time)
+    first = next(iter(assets.values())).item_id
+    item = Item.of_product(first, np.datetime64("NaT", "ns"))
+    if time is not None:
+        properties = {"datetime": str(time)}
+        moment = sensing_time({**item.facts, "properties": properties})
+        item = replace(item, time=moment)
     images = {band: _image(asset, meaning, nodata) for band, asset in assets.items()}
-    _check_ground(list(images.values()))
-    groups = {
-        group(res): group_of([item], {b: (images[b],) for b in names}, chunks)
-        for res in (10, 20, 60)
-        if (names := [b for b in images if BANDS[b].native == res])
-    }
-    tree = xr.DataTree.from_dict(groups)
-    tree.attrs = {"source": "files"}
-    return tree
+    check_ground(
+        first,
+        {band: image.grid for band, image in images.items()},
+        names={band: image.asset.shown for band, image in images.items()},
+        remedy="Cut them to whole 60 m pixels that all have, without resampling.",
+    )
+    layers = [reflectance_layer([image]) for image in images.values()]
+    return make_tree([item], layers, {"source": "files"}, chunks=chunks)
 
 
 def located(asset: Asset, remedy: str) -> tuple[Asset, Grid]:
@@ -125,25 +123,17 @@ def located(asset: Asset, remedy: str) -> tuple[Asset, Grid]:
         Its header could not be read.
     """
     asset = read_header(asset)
-    assert asset.shape is not None
     assert asset.transform is not None
     native = BANDS[asset.band].native
     if asset.crs is None:
         assign = "Write the CRS that it was made in (rio edit-info --crs EPSG:... FILE)"
         raise _wrong(asset, "has no CRS", assign)
-    if not is_native(asset.band, asset.transform):
+    if not has_native_pixels(asset.band, asset.transform):
         a, b, _, d, e = asset.transform[:5]
         turned = "" if (b, d) == (0, 0) and a > 0 > e else ", turned or mirrored"
         what = f"has pixels of {abs(a):g} x {abs(e):g}{turned}, not {native} m north up"
         raise _wrong(asset, what, remedy)
-    grid = Grid(
-        crs=wkt_of(asset.crs),
-        x_edge=float(asset.transform[2]),
-        y_edge=float(asset.transform[5]),
-        res=float(native),
-        shape=asset.shape,
-    )
-    return asset, grid
+    return asset, asset_grid(asset)
 
 
 def _wrong(asset: Asset, what: str, remedy: str) -> GridError:
@@ -181,12 +171,8 @@ def _assets(files: Mapping[str, Any]) -> dict[str, Asset]:
     """Return the images, in the order of the instrument."""
     if not files:
         raise MissingBandError('There are no files: give {"B02": "b02.tif", ...}.')
-    names = {name: canonical(name) for name in files}
-    if unknown := [name for name, band in names.items() if band is None]:
-        raise MissingBandError(
-            f"{', '.join(unknown)}: no such band. Sentinel-2 has {', '.join(BANDS)}."
-        )
-    first, _ = _place_of(next(iter(files.values())))
+    names = named_bands(files)
+    first, _ = _split(next(iter(files.values())))
     item_id = Path(without_query(first)).stem
     found: dict[str, Asset] = {}
     for band in BANDS:
@@ -199,7 +185,7 @@ def _assets(files: Mapping[str, Any]) -> dict[str, Asset]:
 
 
 def _asset(item_id: str, band: str, said: object) -> Asset:
-    href, index = _place_of(said)
+    href, index = _split(said)
     driver = driver_of(None, href)
     if driver is None:
         raise ReadError(
@@ -212,24 +198,15 @@ def _asset(item_id: str, band: str, said: object) -> Asset:
     return Asset(item_id=item_id, band=band, href=href, driver=driver, index=index)
 
 
-def _place_of(said: Any) -> tuple[str, int | None]:  # noqa: ANN401 - see open_files
+def _split(said: Any) -> tuple[str, int | None]:  # noqa: ANN401 - see open_files
     """Return the address of an image, and the band of the file that it is."""
     path, index = said if isinstance(said, tuple) and len(said) == 2 else (said, None)
     whole = isinstance(index, int) and not isinstance(index, bool) and index >= 1
     if not isinstance(path, str | Path) and not hasattr(path, "__fspath__"):
-        raise ReadError(f"{said!r} is no file: give a path, or (path, band from 1).")
+        raise ReadError(f"{said!r} is not a file: give a path, or (path, band from 1).")
     if index is not None and not whole:
         raise ReadError(f"{said!r}: the bands of a file count from 1.")
     return str(path), index
-
-
-def _item_of(first: Asset, time: object) -> Item:
-    """Return the scene under the names that STAC has for it."""
-    facts: dict[str, Any] = {"id": first.item_id, "properties": {}, "assets": {}}
-    moment: np.datetime64 = np.datetime64("NaT", "ns")
-    if time is not None:
-        moment = time_of({**facts, "properties": {"datetime": str(time)}})
-    return Item(facts=facts, found_at="", time=moment, bands={})
 
 
 # --- images ---------------------------------------------------------------------------
@@ -243,7 +220,7 @@ def _image(asset: Asset, meaning: Radiometry, nodata: int | None) -> Image:
         "make a Dataset with rioxarray and use its own .s2sr",
     )
     if nodata is None:
-        nodata = insist(asset, lambda d: _declared(d, asset.index), "header", RETRY)
+        nodata = use_image(asset, lambda d: _declared(d, asset.index), "header")
     return Image(asset, grid, replace(meaning, nodata=nodata))
 
 
@@ -251,18 +228,3 @@ def _declared(dataset: Any, index: int | None) -> int:  # noqa: ANN401 - rasteri
     """Return the no-data count of an open file, 0 where it has none."""
     value = dataset.nodatavals[(index or 1) - 1]
     return int(value) if value is not None and float(value).is_integer() else 0
-
-
-def _check_ground(images: Sequence[Image]) -> None:
-    """Raise unless all images cover the same ground; name the files that do not."""
-    first = images[0]
-    for image in images[1:]:
-        if ground(image.grid) != ground(first.grid):
-            raise GridError(
-                f"{image.asset.shown} covers {place_of(image.grid)}, "
-                f"{first.asset.shown} covers {place_of(first.grid)}; "
-                "bands must cover the same ground. Cut "
-                "them to whole 60 m pixels that all have, without resampling.",
-                band=image.asset.band,
-                href=image.asset.shown,
-            )

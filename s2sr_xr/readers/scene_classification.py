@@ -9,21 +9,17 @@ import numpy as np
 
 from s2sr_xr.core.nodata import DEFECT
 from s2sr_xr.core.token_parts import token_parts
-from s2sr_xr.readers.fetch.source import as_variable
 from s2sr_xr.readers.fetch.window import read_window
-from s2sr_xr.readers.tree import CLASSES, on
+from s2sr_xr.readers.place import CLASSES
+from s2sr_xr.readers.tree import Layer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
-    import xarray as xr
-
-    from s2sr_xr.core.grid import Grid
     from s2sr_xr.readers.fetch.asset import Asset
-    from s2sr_xr.readers.fetch.source_protocol import Source
-    from s2sr_xr.readers.tree import Layer
+    from s2sr_xr.readers.tree import Image
 
-__all__ = ["ClassSource", "FlagSource", "class_variables"]
+__all__ = ["ClassFlags", "ClassSource", "class_layers"]
 
 MEANINGS = (
     "no_data saturated_or_defective dark_area_pixels cloud_shadows vegetation "
@@ -64,15 +60,7 @@ class ClassSource:
         return type(self)(assets=(self.assets[time],))
 
     def read(self, time: int, rows: slice, cols: slice) -> np.ndarray:
-        """Return a window of codes as uint8.
-
-        Raises
-        ------
-        ReadError
-            The codes could not be read, or are none.
-        GridError
-            The file is not the image that the catalogue describes.
-        """
+        """Return a window of codes as uint8; see `Source.read`."""
         codes = read_window(self.assets[time], rows, cols)
         if codes.dtype != self.dtype:
             raise self.assets[time].error(
@@ -82,7 +70,7 @@ class ClassSource:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FlagSource(ClassSource):
+class ClassFlags(ClassSource):
     """Flags instead of codes: `DEFECT` where a pixel is saturated or defective."""
 
     @property
@@ -96,18 +84,13 @@ class FlagSource(ClassSource):
         return np.where(codes == DEFECTIVE, np.uint8(DEFECT), np.uint8(0))
 
 
-def class_variables(
-    layers: Sequence[Layer], part: Grid, chunk: int | None
-) -> dict[str, xr.Variable]:
-    """Return ``SCL`` and ``flags`` on the grid `part`, one layer a time step."""
-    assets = tuple(layer.asset for layer in layers)
-    whole = layers[0].grid
-    codes = on(part, ClassSource(assets=assets), whole)
-    flags = on(part, FlagSource(assets=assets), whole)
-    return {
-        CLASSES: _uint8(codes, chunk, _CLASS_ATTRS),
-        "flags": _uint8(flags, chunk, _FLAG_ATTRS),
-    }
+def class_layers(images: Sequence[Image]) -> list[Layer]:
+    """Return ``SCL`` and ``flags``, one image a time step."""
+    assets, grid = tuple(image.asset for image in images), images[0].grid
+    return [
+        Layer(CLASSES, ClassSource(assets=assets), grid, _CLASS_ATTRS),
+        Layer("flags", ClassFlags(assets=assets), grid, _FLAG_ATTRS),
+    ]
 
 
 _CLASS_ATTRS = {
@@ -120,9 +103,3 @@ _FLAG_ATTRS = {
     "flag_masks": [DEFECT],
     "flag_meanings": "product_defect",
 }
-
-
-def _uint8(source: Source, chunk: int | None, attrs: Mapping[str, Any]) -> xr.Variable:
-    variable = as_variable(source, chunk, attrs)
-    variable.encoding["grid_mapping"] = "spatial_ref"
-    return variable

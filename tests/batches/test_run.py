@@ -22,7 +22,7 @@ import xarray as xr
 from worlds import MIXES, WholeNumbers
 
 import s2sr_xr
-from s2sr_xr.batches import inputs, open_any, workers
+from s2sr_xr.batches import open_any, workers
 from s2sr_xr.batches.driver import Drive
 from s2sr_xr.batches.inputs import Entry, listed, stem
 from s2sr_xr.batches.report import SHOWN, BatchReport, ItemReport, Log
@@ -233,9 +233,8 @@ def test_a_file_url_is_a_path(world, tmp_path):
         ({"assets": {"product": {"href": "https://host/a.zarr?sig=SECRET"}}}, "eopf"),
     ],
 )
-def test_the_kind_is_told_by_the_name(monkeypatch, place, kind):
-    monkeypatch.setattr(inputs, "_read_json", lambda _: {})
-    assert kind_of(place) == kind
+def test_the_name_decides_the_kind(place, kind):
+    assert kind_of(place, load=lambda _: {}) == kind
 
 
 def test_a_remote_safe_says_what_to_do():
@@ -259,7 +258,9 @@ def test_open_any_knows_the_reader_by_the_name(tmp_path, world):
     with pytest.raises(ReadError, match="There is nothing at"):
         open_any(tmp_path / "nothing.SAFE")
     (tmp_path / "notes").mkdir()
-    with pytest.raises(ReadError, match="no product that is read here: give the JSON"):
+    with pytest.raises(
+        ReadError, match="not a product that is read here: give the JSON"
+    ):
         open_any(tmp_path / "notes")
     eopf = {"id": "a", "assets": {"product": {"href": str(tmp_path / "a.zarr")}}}
     with pytest.raises(ReadError, match=r"a\.zarr"):

@@ -43,9 +43,10 @@ from s2sr_xr.core.bands import BANDS
 from s2sr_xr.core.radiometry import band_of, decide
 from s2sr_xr.errors import GridError, MissingBandError, ReadError, S2SRWarning
 from s2sr_xr.readers.fetch.asset import Asset
+from s2sr_xr.readers.fetch.retry import Retry
 from s2sr_xr.readers.fetch.signing import PLANETARY_COMPUTER, SasSigner
 from s2sr_xr.readers.fetch.source import source_of
-from s2sr_xr.readers.fetch.window import Retry, read_window
+from s2sr_xr.readers.fetch.window import read_window
 from s2sr_xr.readers.stac.open import open_stac, open_stac_tiles
 
 ITEMS = Path(__file__).parents[3] / "shared" / "data" / "stac_items"
@@ -212,7 +213,7 @@ def test_a_search_is_as_good_as_what_it_finds(folder):
         open_stac(Search("items", iter([])))
 
 
-def test_a_catalogue_is_no_item():
+def test_a_catalogue_is_not_an_item():
     catalogue = pystac.Catalog("all", "everything")
     with pytest.raises(
         GridError, match=r"Catalog is a catalogue.*get_items\(recursive"
@@ -732,7 +733,7 @@ def test_a_small_window_of_a_large_cog_costs_little(tmp_path):
         asset = Asset(
             item_id="a", band="B04", href=place.url(path.name), driver="GTiff"
         )
-        told = []
+        found = []
         # In one block; over two; over four.
         for row, col in ((1100, 2100), (1100, 1950), (1950, 3500)):
             place.log.clear()
@@ -747,10 +748,10 @@ def test_a_small_window_of_a_large_cog_costs_little(tmp_path):
             extra = requests - len(
                 [s for s in spans if s and not s.startswith("bytes=0-")]
             )
-            told.append((len(own), requests, extra, round(sent / sum(own), 2)))
+            found.append((len(own), requests, extra, round(sent / sum(own), 2)))
     # Which bytes these are, a HEAD, and the header.
-    assert all(extra <= 3 and ratio <= 3 for _, _, extra, ratio in told), told
-    assert all(ratio <= 1.6 for *_, ratio in told), told  # 1.1 to 1.3 when written
+    assert all(extra <= 3 and ratio <= 3 for _, _, extra, ratio in found), found
+    assert all(ratio <= 1.6 for *_, ratio in found), found  # 1.1 to 1.3 when written
 
 
 @pytest.mark.parametrize(

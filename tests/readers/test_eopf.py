@@ -33,8 +33,8 @@ from s2sr_xr.errors import (
 )
 from s2sr_xr.readers.eopf.band import ZarrBand
 from s2sr_xr.readers.eopf.open import open_eopf
+from s2sr_xr.readers.fetch.retry import Retry
 from s2sr_xr.readers.fetch.source import source_of
-from s2sr_xr.readers.fetch.window import Retry
 
 REAL = (
     Path(__file__).parents[3] / "shared" / "data" / "stac_items" / "eopf_zarr_metadata"
@@ -544,8 +544,8 @@ def test_a_url_with_a_signature_is_read_key_by_key(place):
     assert len(asked) == len(set(asked)) == 4  # one request a chunk
     assert all(path.endswith("?sig=SECRET&se=2026") for path in asked)
     source = source_of(tree["r10m"].B02.data)
-    told = repr(source) + source.shown + str(source.__dask_tokenize__())
-    assert "SECRET" not in told
+    found = repr(source) + source.shown + str(source.__dask_tokenize__())
+    assert "SECRET" not in found
     again = open_eopf(place.url("p.zarr", "sig=OTHER"), chunks=36)
     assert again["r10m"].B02.data.name == tree["r10m"].B02.data.name
 
@@ -563,9 +563,9 @@ def test_faults_that_pass_are_survived(place, kind):
         ("500", 3, "3 tries in .*500 Internal Server Error"),
         ("403", 1, "403 Forbidden. Open the items again with fresh credentials"),
         ("404", 1, "chunk 0.0 is not there, and .zarray is gone too"),
-        ("garble", 3, "cut, damaged, or no chunk"),
-        ("html", 3, "cut, damaged, or no chunk"),
-        ("cut", 3, "cut, damaged, or no chunk"),
+        ("garble", 3, "cut, damaged, or not a chunk"),
+        ("html", 3, "cut, damaged, or not a chunk"),
+        ("cut", 3, "cut, damaged, or not a chunk"),
     ],
 )
 def test_faults_that_stay_are_errors(place, kind, tries, match):
@@ -573,10 +573,10 @@ def test_faults_that_stay_are_errors(place, kind, tries, match):
     place.break_with(Fault(kind=kind))
     with pytest.raises(ReadError, match=match) as caught:
         whole(source)
-    told = str(caught.value) + str(caught.value.where) + repr(caught.value.__cause__)
-    assert f"B02 of {NAME}" in told
-    assert "/p.zarr/measurements/reflectance/r10m/b02)" in told
-    assert "SECRET" not in told
+    found = str(caught.value) + str(caught.value.where) + repr(caught.value.__cause__)
+    assert f"B02 of {NAME}" in found
+    assert "/p.zarr/measurements/reflectance/r10m/b02)" in found
+    assert "SECRET" not in found
     firsts = [path for _, path, _, _ in place.log if "b02/0.0?" in path]
     assert len(firsts) == tries
 
@@ -610,7 +610,7 @@ def test_metadata_that_cannot_be_had_are_an_error(place):
     ):
         open_eopf(place.url("p.zarr"))
     place.break_with(Fault(kind="html"))
-    with pytest.raises(ReadError, match=r"\.zmetadata is no JSON"):
+    with pytest.raises(ReadError, match=r"\.zmetadata is not JSON"):
         open_eopf(place.url("p.zarr"))
 
 
@@ -623,7 +623,7 @@ def test_object_stores_are_read_through_fsspec(small):
         fs.pipe(f"/bucket/p.zarr/{key}", data)
     check(open_eopf("memory://bucket/p.zarr"), ["B02"], chunks=2196)
     fs.rm("/bucket/p.zarr", recursive=True)
-    with pytest.raises(ReadError, match=r"memory://bucket/p.zarr is no Zarr store"):
+    with pytest.raises(ReadError, match=r"memory://bucket/p.zarr is not a Zarr store"):
         open_eopf("memory://bucket/p.zarr")
 
 
@@ -635,7 +635,7 @@ def test_object_stores_are_read_through_fsspec(small):
     [
         ("gone.zarr", r"gone\.zarr does not exist"),
         ("file.zip", "it is a file. Give the root .* of a zip, unpack it"),
-        ("empty", r"empty is no Zarr store: there is no \.zmetadata"),
+        ("empty", r"empty is not a Zarr store: there is no \.zmetadata"),
         ("safe", "is a SAFE product. s2sr_xr.open_safe opens it"),
         ("ftp://host/p.zarr", "begins with ftp:; only local files"),
         ("simplecache::s3://b/p.zarr", "begins with simplecache:"),
@@ -645,7 +645,7 @@ def test_object_stores_are_read_through_fsspec(small):
         ("http://127.0.0.1:9/item.json", "No STAC item could be loaded"),
     ],
 )
-def test_what_is_no_product_is_told(tmp_path, monkeypatch, href, match):
+def test_what_is_not_a_product_is_refused(tmp_path, monkeypatch, href, match):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file.zip").write_bytes(b"PK")
     (tmp_path / "safe").mkdir()
@@ -666,13 +666,13 @@ def test_what_is_no_product_is_told(tmp_path, monkeypatch, href, match):
         ({}, "its metadata say no type"),
     ],
 )
-def test_other_zarr_stores_are_told_apart(tmp_path, attrs, match):
+def test_other_zarr_stores_are_named(tmp_path, attrs, match):
     root = write(tmp_path / "p", {".zattrs": attrs, ".zgroup": {"zarr_format": 2}})
     with pytest.raises(ReadError, match=match):
         open_eopf(root)
 
 
-def test_items_of_other_catalogues_are_told_apart(store):
+def test_items_of_other_catalogues_are_named(store):
     facts = item_of(store)
     facts["assets"]["B02"] = facts["assets"].pop("product")
     with pytest.raises(ReadError, match=r"no asset 'product'.*s2sr_xr\.open_stac"):
@@ -693,7 +693,7 @@ def test_items_of_other_catalogues_are_told_apart(store):
         ),
         (".zattrs", {"proj:transform": [10, 0, 6e5, 0, 10, 8.2e6]}, GridError, "north"),
         (".zattrs", {"proj:shape": [71, 72]}, GridError, r"has \(72, 72\) pixels, but"),
-        (".zattrs", {"proj:epsg": 1}, GridError, "'EPSG:1' is no coordinate"),
+        (".zattrs", {"proj:epsg": 1}, GridError, "'EPSG:1' is not a coordinate"),
         (".zattrs", {"scale_factor": 0}, RadiometryError, "positive number, got 0.0"),
         (".zattrs", {"_ARRAY_DIMENSIONS": ["x", "y"]}, ReadError, r"not \(y, x\)"),
         (".zarray", {"shape": [72]}, ReadError, "metadata that are not Zarr's"),

@@ -210,19 +210,19 @@ def test_no_data_is_a_count(folder, nodata):
         ({"B02": "gone.tif"}, ReadError, r"file not found. Check the path.*gone\.tif"),
         ({"B02": "a.nc"}, ReadError, r"a\.nc is neither \.tif nor \.jp2.*rioxarray"),
         ({"B02": ("a.tif", 0)}, ReadError, "count from 1"),
-        ({"B02": ["a.tif"]}, ReadError, r"is no file: give a path, or \(path, band"),
+        ({"B02": ["a.tif"]}, ReadError, r"is not a file: give a path, or \(path, band"),
         ({"B02": "s3://b/a.tif"}, ReadError, "begins with s3:; only local"),
         ({"B02": "/vsizip/a.zip/a.tif"}, ReadError, "virtual file systems"),
         ({"B02": "a.tif", "blue": "b.tif"}, GridError, "B02 and blue both are B02"),
     ],
 )
-def test_what_is_no_image_is_told(tmp_path, monkeypatch, files, error, match):
+def test_what_is_not_an_image_is_refused(tmp_path, monkeypatch, files, error, match):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(error, match=match):
         open_files(files, radiometry=NEW)
 
 
-def test_a_missing_place_in_a_stack_is_told(tmp_path):
+def test_a_missing_place_in_a_stack_is_an_error(tmp_path):
     path = write(tmp_path / "stack.tif", np.stack([counts_of("B02")] * 2), 10)
     with pytest.raises(ReadError, match="has 2 bands, none with index 3"):
         open_files({"B02": (path, 3)}, radiometry=NEW)
@@ -282,7 +282,7 @@ def test_damage_is_an_error(folder, tmp_path):
     whole = paths(folder, "B02")["B02"].read_bytes()
     path = tmp_path / "b.tif"
     path.write_bytes(whole[:50])
-    with pytest.raises(ReadError, match="is cut, damaged, or no GTiff"):
+    with pytest.raises(ReadError, match="is cut, damaged, or not a GTiff"):
         open_files({"B02": path}, radiometry=NEW)
     path.write_bytes(whole)
     tree = open_files({"B02": path}, radiometry=NEW)

@@ -234,7 +234,7 @@ def test_other_levels_name_their_opener(tmp_path, level):
         open_l1b(tmp_path)
 
 
-def test_what_is_no_product_is_refused(tmp_path):
+def test_what_is_not_a_product_is_refused(tmp_path):
     with pytest.raises(ReadError, match=r"a\.tif is a URL"):
         open_l1b("https://host/a.tif")
     with pytest.raises(ReadError, match="virtual file systems"):
@@ -323,7 +323,7 @@ def test_an_image_of_another_shape_than_its_metadata_is_refused(tmp_path):
         ("<DETECTOR_ID>05", "<DETECTOR_ID>13", ReadError, "DETECTOR_ID is '13'"),
         ("<DETECTOR_ID>05", "<DETECTOR_ID>../5", ReadError, "DETECTOR_ID is '../5'"),
         ("<POSITION>101", "<POSITION>top", ReadError, "POSITION is 'top'"),
-        ("<POSITION>101", "<POSITION>-7", GridError, "from line -8 are no image"),
+        ("<POSITION>101", "<POSITION>-7", GridError, "from line -8 are not an image"),
         ("<NROWS>40", "<NROWS>0", GridError, "0 lines of 30 samples"),
         ('resolution="10"', 'resolution="11"', ReadError, "no size of 10 m images"),
         ("</n1:Level-1B", "</n1:Level", ReadError, "is damaged in line"),
@@ -645,10 +645,10 @@ def test_real_crops_move_as_an_independent_estimate_says(number):
     raw = open_l1b(REAL / f"l1bsr_example_{number}.tif")["d01"]
     assert ds.sizes == {"y": 352, "x": 352}
     assert 30 < float(raw.to_dataset().min().to_array().min()) < 200  # counts, not 0..1
-    for band, told in zip(("B02", "B04", "B08"), MANIFEST[number], strict=True):
+    for band, reported in zip(("B02", "B04", "B08"), MANIFEST[number], strict=True):
         attrs = ds[band].attrs
         shift = attrs["shift_y"], attrs["shift_x"]
-        assert shift == BETWEEN.get((number, band), told), band
+        assert shift == BETWEEN.get((number, band), reported), band
         fine = phase_cross_correlation(
             raw.B03.values, raw[band].values, upsample_factor=10
         )[0]

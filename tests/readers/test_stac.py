@@ -291,8 +291,8 @@ def test_the_users_item_is_left_alone(folder):
     ("wrong", "error", "said"),
     [
         ([], GridError, "There are no items"),
-        (7, GridError, "int is no STAC item"),
-        ({"id": "x"}, ReadError, "'x' is no STAC item: it has no properties and no"),
+        (7, GridError, "int is not a STAC item"),
+        ({"id": "x"}, ReadError, "'x' is not a STAC item: it has no properties and no"),
         ("/none/item.json", ReadError, "item.json: not found"),
         (
             "http://127.0.0.1:9/i.json?sig=SECRET",
@@ -301,7 +301,7 @@ def test_the_users_item_is_left_alone(folder):
         ),
     ],
 )
-def test_what_is_no_item_is_named(wrong, error, said):
+def test_what_is_not_an_item_is_named(wrong, error, said):
     with pytest.raises(error, match=said) as caught:
         open_stac(wrong)
     assert "SECRET" not in str(caught.value)
@@ -356,7 +356,7 @@ def test_odd_fields_of_an_asset_say_nothing(folder, odd):
 
 
 def test_an_item_comes_once(folder):
-    with pytest.raises(GridError, match=f"Item {NAME} stands twice"):
+    with pytest.raises(GridError, match=f"Item {NAME} appears more than once"):
         open_stac([simulated(folder, ["B04"]), simulated(folder, ["B05"])])
 
 
@@ -534,7 +534,7 @@ def test_a_file_that_is_elsewhere_raises_when_it_is_read(folder):
 
 
 def test_an_unknown_crs_is_named(folder, tmp_path):
-    with pytest.raises(GridError, match="'EPSG:1' is no coordinate reference"):
+    with pytest.raises(GridError, match="'EPSG:1' is not a coordinate reference"):
         open_stac(simulated(folder, ["B04"], **{"proj:code": "EPSG:1"}))
     bare = tmp_path / "bare.tif"
     write_band(bare, pixels("B04"), 10, epsg=None)

@@ -99,7 +99,7 @@ def test_opening_reads_nothing_here_either():
     open_stac(C1("http://127.0.0.1:9", LEVEL_2A), reader="stackstac")
 
 
-def test_a_missing_file_is_no_missing_pixel(folder, tmp_path):
+def test_a_missing_file_is_not_a_missing_pixel(folder, tmp_path):
     item = C1(folder, ["B04"])
     item["assets"]["red"]["href"] = str(tmp_path / "none.tif")
     with pytest.raises(RuntimeError, match=r"none\.tif"):

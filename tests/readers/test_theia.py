@@ -19,7 +19,7 @@ from s2sr_xr.errors import (
     S2SRWarning,
 )
 from s2sr_xr.readers.fetch.source import source_of
-from s2sr_xr.readers.theia import open_theia
+from s2sr_xr.readers.theia.open import open_theia
 
 CORNER = (600_000.0, 8_200_000.0)  # y % 60 == 40, as half of all tiles
 SIZE = 72  # ten-metre pixels
@@ -262,7 +262,7 @@ def test_other_special_values_are_taken_from_the_metadata(tmp_path):
     ],
 )
 @pytest.mark.parametrize("as_zip", [False, True])
-def test_other_products_are_told_apart(tmp_path, names, match, as_zip):
+def test_other_products_are_named(tmp_path, names, match, as_zip):
     folder = tmp_path / "some"
     folder.mkdir()
     for name in names:
@@ -272,12 +272,14 @@ def test_other_products_are_told_apart(tmp_path, names, match, as_zip):
         open_theia(zipped(folder) if as_zip else folder)
 
 
-def test_what_is_not_there_is_told(folder, tmp_path):
+def test_what_is_not_there_is_an_error(folder, tmp_path):
     with pytest.raises(ReadError, match=r"gone does not exist\. Check the path"):
         open_theia(tmp_path / "gone")
     with pytest.raises(ReadError, match=r"https://host/a\.zip is a URL.*Download it"):
         open_theia("https://me:pw@host/a.zip?sig=SECRET")
-    with pytest.raises(ReadError, match=r"is a file; give the directory of a product"):
+    with pytest.raises(
+        ReadError, match=r"is a file; give the directory of a Theia product"
+    ):
         open_theia(folder / f"{NAME}_FRE_B2.tif")
     with pytest.raises(MissingBandError, match="has no asset for band B01"):
         open_theia(folder, bands=["B01", "B02"])
@@ -298,10 +300,10 @@ def test_several_products_are_refused(tmp_path):
     [
         (METADATA.replace("<Muscate", "<!DOCTYPE a>\n<Muscate", 1), "line 2.*DOCTYPE"),
         (METADATA[:300], r"MTD_ALL\.xml is damaged in line \d+"),
-        (METADATA.replace(">10000<", ">0<"), "is '0', no positive number"),
+        (METADATA.replace(">10000<", ">0<"), "is '0', not a positive number"),
         (METADATA.replace(">10000<", "><"), "no REFLECTANCE_QUANTIFICATION_VALUE"),
         (METADATA.replace(">-10000<", ">none<"), "SPECIAL_VALUE is 'none'"),
-        (METADATA.replace("2024-05-01T10", "10h"), "no moment in UTC"),
+        (METADATA.replace("2024-05-01T10", "10h"), "not a moment in UTC"),
         (METADATA.replace("Muscate_Metadata_Document", "A"), "describes a A, not"),
     ],
 )
@@ -376,7 +378,7 @@ def test_a_zip_that_points_outside_is_refused(folder, tmp_path, name, match):
     with pytest.raises(ReadError, match=match):
         open_theia(path)
     path.write_bytes(path.read_bytes()[:5000])
-    with pytest.raises(ReadError, match="is no zip archive, or is cut"):
+    with pytest.raises(ReadError, match="is not a zip archive, or is cut"):
         open_theia(path)
 
 

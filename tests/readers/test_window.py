@@ -21,7 +21,8 @@ from rasterio.windows import Window
 
 from s2sr_xr.errors import GridError, ReadError
 from s2sr_xr.readers.fetch.asset import Asset, driver_of
-from s2sr_xr.readers.fetch.window import Retry, read_header, read_window
+from s2sr_xr.readers.fetch.retry import Retry
+from s2sr_xr.readers.fetch.window import read_header, read_window
 
 SIZE = 768
 ORIGIN = (600_000.0, 5_000_040.0)
@@ -267,7 +268,7 @@ def test_a_vrt_in_disguise_is_not_opened(tmp_path, files):
             f"{dataset.name}</SourceFilename><SourceBand>1</SourceBand>"
             "</SimpleSource></VRTRasterBand></VRTDataset>"
         )
-    with pytest.raises(ReadError, match="cut, damaged, or no GTiff image"):
+    with pytest.raises(ReadError, match="cut, damaged, or not a GTiff image"):
         read_window(asset(disguised, shape=None), slice(0, 9), slice(0, 9))
 
 
@@ -539,7 +540,7 @@ def test_an_asset_travels_and_keeps_its_name():
     assert tokenize(first) != tokenize(dataclasses.replace(first, shape=(9, 9)))
 
 
-def test_a_password_reaches_the_probe_but_nobody_else(place):
+def test_a_password_reaches_the_probe_and_nothing_else(place):
     place.break_with(Fault(kind="403"))
     href = place.url("B04.tif").replace("http://", "http://me:SECRET@")
     with pytest.raises(ReadError, match=r"403 Forbidden.*fresh credentials") as info:
@@ -555,7 +556,8 @@ def test_the_block_cache_is_bounded_and_settings_are_put_back(files):
 import rasterio
 from rasterio.env import get_gdal_config, set_gdal_config
 set_gdal_config("GDAL_CACHEMAX", 2**33)
-from s2sr_xr.readers.fetch.window import Asset, read_window
+from s2sr_xr.readers.fetch.asset import Asset
+from s2sr_xr.readers.fetch.window import read_window
 import sys
 loaded = [m for m in ("torch", "dask") if m in sys.modules]
 a = Asset(item_id="a", band="B04", href={str(files["tif"])!r}, driver="GTiff")

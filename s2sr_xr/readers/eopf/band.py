@@ -12,10 +12,11 @@ import numpy as np
 from s2sr_xr.core.reflectance import Radiometry, decode
 from s2sr_xr.core.token_parts import token_parts
 from s2sr_xr.errors import ReadError, redact
-from s2sr_xr.readers.eopf.keys import FaultError, fetch, insist, scheme
+from s2sr_xr.readers.eopf.keys import fetch, scheme
 from s2sr_xr.readers.fetch.address import without_query
 from s2sr_xr.readers.fetch.diagnosis import Diagnosis, account
-from s2sr_xr.readers.fetch.window import RETRY, Retry, check_window
+from s2sr_xr.readers.fetch.retry import FaultError, Retry, insist
+from s2sr_xr.readers.fetch.window import check_window
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -61,8 +62,8 @@ class ZarrBand:
     missing: Literal["raise", "nodata"] = "raise"
     """What a chunk that is not there means."""
 
-    retry: Retry = RETRY
-    """How long to try again when a server fails."""
+    retry: Retry | None = None
+    """How long to try again when a server fails; None: `retry_in_use`."""
 
     def __repr__(self) -> str:
         return f"ZarrBand({self.band} of {self.item_id}, {self.shown})"
@@ -98,46 +99,31 @@ class ZarrBand:
         return self
 
     def read(self, time: int, rows: slice, cols: slice) -> np.ndarray:
-        """Return a window as reflectance.
-
-        Parameters
-        ----------
-        time
-            Index of the one time step.
-        rows, cols
-            Pixels inside the image, not empty, step 1.
-
-        Returns
-        -------
-        np.ndarray
-            float32 of shape ``(rows, cols)``, 1.0 = full reflectance, negative values
-            kept, NaN at the no-data count.
-
-        Raises
-        ------
-        ReadError
-            A chunk could not be read or decoded, or is not there.
-        """
+        """Return a window as reflectance; see `Source.read`."""
         assert time in (0, -1)
         check_window(rows, cols, self.shape[1:])
         part = f"rows {rows.start}:{rows.stop}, cols {cols.start}:{cols.stop}"
-        counts = insist(
-            lambda: self.counts((rows, cols)),
-            lambda problem: self.error(f"could not be read, {part}: {problem}"),
-            self.retry,
-        )
-        return decode(counts, self.radiometry)
+        return decode(self.counts((rows, cols), f", {part}"), self.radiometry)
 
-    def error(self, problem: str) -> ReadError:
+    def error(self, problem: str, **where: object) -> ReadError:
         """Return the error that says `problem` of this band."""
         return ReadError(
             f"{self.band} of {self.item_id} {problem} ({self.shown}).",
             item=self.item_id,
             band=self.band,
             href=self.shown,
+            **where,
         )
 
-    def counts(self, window: tuple[slice, ...]) -> np.ndarray:
+    def counts(self, window: tuple[slice, ...], part: str = "") -> np.ndarray:
+        """Return the counts of a window, trying again while that may help."""
+
+        def fail(problem: str, **where: object) -> ReadError:
+            return self.error(f"could not be read{part}: {problem}", **where)
+
+        return insist(lambda _: self._counts(window), fail, self.retry)
+
+    def _counts(self, window: tuple[slice, ...]) -> np.ndarray:
         """Return the counts of a window, from chunks fetched for it."""
         found = {key: self._chunk(key) for key in _keys(array_of(self.array), window)}
         there = {key: data for key, data in found.items() if data is not None}
@@ -203,7 +189,7 @@ def _decoded(
         why = redact(account(error, href))
         remote = scheme(href) != ""
         fault = Diagnosis(
-            text=f"{' or '.join(chunks)} is cut, damaged, or no chunk ({why})",
+            text=f"{' or '.join(chunks)} is cut, damaged, or not a chunk ({why})",
             remedy="Fetch the product again" if not remote else "Try again later",
             passing=remote,
         )

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from s2sr_xr.errors import ReadError, redact
-from s2sr_xr.readers.eopf.keys import fetch, insist, scheme
-from s2sr_xr.readers.fetch.address import without_query
-from s2sr_xr.readers.fetch.diagnosis import gdal_name
-from s2sr_xr.readers.fetch.window import RETRY
+from s2sr_xr.readers.eopf.keys import fetch, scheme
+from s2sr_xr.readers.fetch.address import gdal_name, without_query
+from s2sr_xr.readers.fetch.retry import insist
 
 __all__ = ["Documents", "Node", "documents_of"]
 
@@ -62,7 +61,7 @@ def documents_of(href: str) -> Documents:
     Raises
     ------
     ReadError
-        There is no Zarr store, or its metadata could not be read.
+        There is not a Zarr store, or its metadata could not be read.
     """
     if consolidated := _json(href, ".zmetadata"):
         return Documents(href, consolidated.get("metadata") or {}, v3=False)
@@ -81,17 +80,17 @@ def _json(href: str, key: str) -> dict[str, Any] | None:
     """Return a document of a store, None where there is none."""
     shown = f"{redact(without_query(href))}/{key}"
 
-    def fail(problem: str) -> ReadError:
-        return ReadError(f"{shown} could not be read: {problem}.", href=shown)
+    def fail(problem: str, **where: object) -> ReadError:
+        return ReadError(f"{shown} could not be read: {problem}.", href=shown, **where)
 
-    data = insist(lambda: fetch(href, key), fail, RETRY)
+    data = insist(lambda _: fetch(href, key), fail)
     if data is None:
         return None
     try:
         found = json.loads(data)
     except ValueError as error:
         raise ReadError(
-            f"{shown} is no JSON: {error}. Fetch the product again.", href=shown
+            f"{shown} is not JSON: {error}. Fetch the product again.", href=shown
         ) from error
     if not isinstance(found, dict):
         raise ReadError(f"{shown} holds no metadata of Zarr.", href=shown)
@@ -110,7 +109,7 @@ def _no_store(href: str) -> ReadError:
         why, remedy = "it is a file", f"{remedy}; of a zip, unpack it"
     elif place is not None and (place / "manifest.safe").exists():
         why, remedy = "it is a SAFE product", "s2sr_xr.open_safe opens it"
-    return ReadError(f"{shown} is no Zarr store: {why}. {remedy}.", href=shown)
+    return ReadError(f"{shown} is not a Zarr store: {why}. {remedy}.", href=shown)
 
 
 def _join(path: str, name: str) -> str:

@@ -22,41 +22,37 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import xarray as xr
 
 from s2sr_xr.core.bands import BANDS, group
 from s2sr_xr.core.grid import Grid, grid_of
-from s2sr_xr.core.radiometry import baseline_of, declared, number_of, override
+from s2sr_xr.core.radiometry import declared, number_of, override
 from s2sr_xr.core.reflectance import Radiometry
 from s2sr_xr.errors import GridError, ReadError, redact
 from s2sr_xr.readers.eopf.band import ZarrBand, check_array, strange_codecs
-from s2sr_xr.readers.eopf.keys import SCHEMES, insist, scheme
+from s2sr_xr.readers.eopf.keys import SCHEMES, scheme
 from s2sr_xr.readers.eopf.metadata import Documents, Node, documents_of
-from s2sr_xr.readers.fetch.address import without_query
-from s2sr_xr.readers.fetch.diagnosis import refusal
-from s2sr_xr.readers.fetch.source import as_variable
-from s2sr_xr.readers.stac.items import Found, all_items, item_of
-from s2sr_xr.readers.tree import (
-    Image,
-    attrs_of,
-    check_chunks,
-    check_nesting,
-    crs_of,
-    is_native,
-    wanted_bands,
-    wkt_of,
+from s2sr_xr.readers.fetch.address import refusal, without_query
+from s2sr_xr.readers.item import select_bands, tree_attrs
+from s2sr_xr.readers.place import (
+    check_ground,
+    crs_as_wkt,
+    declared_crs,
+    has_native_pixels,
 )
+from s2sr_xr.readers.stac.items import Found, all_items, parse_item
+from s2sr_xr.readers.tree import Layer, band_attrs, check_chunks, make_tree
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Sequence
 
+    import numpy as np
     import pystac
 
-    from s2sr_xr.readers.stac.items import Item
+    from s2sr_xr.readers.item import Item
 
 __all__ = ["open_eopf"]
 
@@ -124,18 +120,11 @@ def open_eopf(
     if missing not in ("raise", "nodata"):
         raise ReadError(f'missing={missing!r}: give "raise" or "nodata".')
     product = _product(href)
-    names = wanted_bands([product.item], bands)
-    layers = {band: _layer(product, band, meaning, missing) for band in names}
-    # Only the band and the grid of an image are asked for here.
-    check_nesting(product.item, cast("list[Image]", list(layers.values())))
-    groups = {
-        group(res): _dataset(product.item, [layers[b] for b in here], chunks)
-        for res in (10, 20, 60)
-        if (here := [b for b in names if BANDS[b].native == res])
-    }
-    tree = xr.DataTree.from_dict(groups)
-    tree.attrs = attrs_of([product.item]) | {"source": "EOPF Zarr"}
-    return tree
+    names = select_bands([product.item], bands)
+    layers = [_layer(product, band, meaning, missing) for band in names]
+    check_ground(product.item.id, {layer.name: layer.grid for layer in layers})
+    attrs = tree_attrs([product.item], "EOPF Zarr")
+    return make_tree([product.item], layers, attrs, chunks=chunks)
 
 
 # --- the product ----------------------------------------------------------------------
@@ -149,14 +138,6 @@ class _Product:
     root: Mapping[str, Any]
     nodes: Mapping[str, Node]
     item: Item
-
-
-@dataclass(frozen=True, slots=True)
-class _Layer:
-    """One band of the product: where its pixels come from, and where they lie."""
-
-    asset: ZarrBand
-    grid: Grid
 
 
 def _product(given: object) -> _Product:
@@ -255,7 +236,7 @@ def _facts(
         "properties": properties or {"datetime": None},
         "assets": {band.lower(): {} for band in nodes},
     }
-    return item_of(facts, href)
+    return parse_item(facts, href)
 
 
 # --- bands ----------------------------------------------------------------------------
@@ -266,7 +247,7 @@ def _layer(
     band: str,
     meaning: Radiometry | None,
     missing: Literal["raise", "nodata"],
-) -> _Layer:
+) -> Layer:
     """Return one band of a product, its metadata checked."""
     node, item = product.nodes[band], product.item
     source = ZarrBand(
@@ -279,7 +260,8 @@ def _layer(
         missing=missing,
     )
     check_array(source, node)
-    return _Layer(source, _grid(product, source, node))
+    grid = _grid(product, source, node)
+    return Layer(band, source, grid, band_attrs(band, str(source.radiometry)))
 
 
 def _radiometry(
@@ -308,7 +290,7 @@ def _radiometry(
 def _grid(product: _Product, source: ZarrBand, node: Node) -> Grid:
     """Return where a band lies: from its attributes, else from its coordinates."""
     shape = source.shape[1:]
-    crs = wkt_of(_crs_of(product, source, node))
+    crs = crs_as_wkt(_product_crs(product, source, node))
     said = node.attrs.get("proj:transform")
     if said:
         transform = tuple(float(c) for c in said[:6])
@@ -319,15 +301,15 @@ def _grid(product: _Product, source: ZarrBand, node: Node) -> Grid:
         coords = {d: _coordinate(product, source, f"{folder}/{d}") for d in ("x", "y")}
         grid = grid_of(xr.Dataset(coords=coords, attrs={"crs": crs}))
         transform = grid.transform
-    if not is_native(source.band, transform):
+    if not has_native_pixels(source.band, transform):
         raise _wrong(
             source,
             f"has the transform {transform}; its native pixel is "
             f"{BANDS[source.band].native} m, north up",
         )
-    told = node.attrs.get("proj:shape") or shape
-    if tuple(told) != shape or grid.shape != shape:
-        raise _wrong(source, f"has {shape} pixels, but says {tuple(told)}")
+    declared_shape = tuple(node.attrs.get("proj:shape") or shape)
+    if declared_shape != shape or grid.shape != shape:
+        raise _wrong(source, f"has {shape} pixels, but says {declared_shape}")
     return grid
 
 
@@ -342,23 +324,19 @@ def _coordinate(product: _Product, like: ZarrBand, path: str) -> np.ndarray:
     if strange_codecs(facts):
         raise source.error("is encoded in a way that is not decoded here")
     (size,) = facts["shape"]
-    return insist(
-        lambda: source.counts((slice(0, size),)),
-        lambda problem: source.error(f"could not be read: {problem}"),
-        source.retry,
-    )
+    return source.counts((slice(0, size),))
 
 
-def _crs_of(product: _Product, source: ZarrBand, node: Node) -> str:
+def _product_crs(product: _Product, source: ZarrBand, node: Node) -> str:
     """Return the CRS, from the first of the places that products keep it in."""
     folder = source.path.rpartition("/")[0]
     other = product.root.get("other_metadata") or {}
     code = {str(k).lower(): v for k, v in other.items()}.get("horizontal_crs_code")
     found = (
-        crs_of(node.attrs)
-        or crs_of(product.documents.attrs(folder))
+        declared_crs(node.attrs)
+        or declared_crs(product.documents.attrs(folder))
         or code
-        or crs_of(product.item.properties)
+        or declared_crs(product.item.properties)
         or product.documents.attrs(f"{folder}/spatial_ref").get("crs_wkt")
     )
     if not found:
@@ -374,30 +352,3 @@ def _wrong(source: ZarrBand, problem: str) -> GridError:
         band=source.band,
         href=source.shown,
     )
-
-
-def _dataset(item: Item, layers: Sequence[_Layer], chunks: int | None) -> xr.Dataset:
-    """Return the bands of one pixel size."""
-    grid = layers[0].grid
-    chunk = None if chunks is None else chunks * 10 // int(grid.res)
-    coords = {
-        "time": ("time", np.array([item.time], "datetime64[ns]")),
-        # Objects: fixed-width text has no stable form in Zarr.
-        "item_id": ("time", np.array([item.id], object)),
-        "baseline": ("time", np.array([baseline_of(item.facts)[0]], object)),
-    }
-    variables = {i.asset.band: _variable(i.asset, chunk) for i in layers}
-    return xr.Dataset(variables, coords | grid.coords())
-
-
-def _variable(source: ZarrBand, chunk: int | None) -> xr.Variable:
-    band = BANDS[source.band]
-    attrs = {
-        "long_name": f"reflectance in {band.name}, {band.wavelength:g} nm",
-        "units": "1",
-        "wavelength": band.wavelength,
-        "radiometry": str(source.radiometry),
-    }
-    variable = as_variable(source, chunk, attrs)
-    variable.encoding["grid_mapping"] = "spatial_ref"
-    return variable

@@ -7,8 +7,7 @@ from typing import Any
 
 from s2sr_xr.core.token_parts import token_parts
 from s2sr_xr.errors import ReadError, redact
-from s2sr_xr.readers.fetch.address import without_query
-from s2sr_xr.readers.fetch.diagnosis import refusal
+from s2sr_xr.readers.fetch.address import refusal, without_query
 
 __all__ = ["DRIVERS", "Asset", "driver_of"]
 
@@ -37,10 +36,10 @@ class Asset:
     """Rows and columns; None where the catalogue does not say."""
 
     transform: tuple[float, ...] | None = None
-    """Pixel corner to map, six numbers in rasterio's order; None where nobody says."""
+    """Pixel corner to map, six numbers in rasterio's order; None where unknown."""
 
     crs: str | None = None
-    """Coordinate reference system, as ``"EPSG:..."`` or WKT; None where nobody says."""
+    """Coordinate reference system, as ``"EPSG:..."`` or WKT; None where unknown."""
 
     index: int | None = None
     """Which band of the file, from 1; None for the only one."""

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from s2sr_xr.readers.fetch.address import is_remote, without_query
+from s2sr_xr.readers.fetch.address import ZipMember, gdal_name, is_remote, without_query
 from s2sr_xr.readers.fetch.cache import DECODED
-from s2sr_xr.readers.fetch.diagnosis import ZipMember, entity_tag, gdal_name
+from s2sr_xr.readers.fetch.diagnosis import entity_tag
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Hashable, Iterator, Mapping
@@ -25,7 +25,7 @@ SIDES = (64, 2048)
 meets hundreds, and most of each lies far from it."""
 
 SETTLED = 2.0
-"""Seconds since a local file changed, from which on its time tells whether it changes
+"""Seconds since a local file changed, from which on its time shows whether it changes
 again: some file systems count in steps of that."""
 
 Place = tuple[int, int]
@@ -33,11 +33,11 @@ Place = tuple[int, int]
 
 
 def identity(href: str, *, timeout: float) -> Hashable | None:
-    """Return what tells the bytes behind an address from all others there ever.
+    """Return a name for the bytes behind an address that other bytes never have.
 
     Of a local file (or the archive that holds it) number, size and times, once they
     have settled; of a remote one what the server calls its entity tag, if that is a
-    strong one. None where nobody can tell.
+    strong one. None where it cannot be known.
     """
     if is_remote(href):
         tag = entity_tag(href, timeout)
@@ -122,7 +122,7 @@ def read_shared(
 
 
 def _useful(side: tuple[int, int], shape: tuple[int, int], most: int) -> bool:
-    """Tell whether blocks of these sides are worth keeping; `most` pixels may be."""
+    """Return whether blocks of these sides are worth keeping; `most` pixels may be."""
     held = [min(s, n) for s, n in zip(side, shape, strict=True)]
     low, high = SIDES
     sound = all(min(low, n) <= h <= high for h, n in zip(held, shape, strict=True))

@@ -7,8 +7,8 @@ the latest first, up to `budget` bytes; who asks for one that is just being deco
 waits for it.
 
 Not kept are blocks of images in strips or in one piece, of local files that were
-written a moment ago, and of servers that give no entity tag: nobody could tell these
-from what replaces them. Their windows are read directly, as they are with a budget
+written a moment ago, and of servers that give no entity tag: a change of these would
+not be noticed. Their windows are read directly, as they are with a budget
 of 0.
 """
 
@@ -42,13 +42,13 @@ def budget() -> int:
     Raises
     ------
     S2SRError
-        The environment variable is no number of MiB.
+        The environment variable is not a number of MiB.
     """
     text = os.environ.get(SWITCH, str(BUDGET))
     if not (text.isascii() and text.isdecimal()):
         raise S2SRError(
-            f"{SWITCH}={text!r} is no number of MiB. Set it to {BUDGET}, which is the "
-            "default, to more or less, or to 0 to keep no blocks."
+            f"{SWITCH}={text!r} is not a number of MiB. Set it to {BUDGET}, which "
+            "is the default, to more or less, or to 0 to keep no blocks."
         )
     return int(text) << 20
 
@@ -98,12 +98,12 @@ class BlockCache:
         decode
             Takes names, and returns the block of each.
         keep
-            The blocks that somebody else may want.
+            The blocks that others may want.
         limit
             Bytes that may be kept. Blocks that are in use are not counted.
         """
         found: dict[Hashable, np.ndarray] = {}
-        # A thread waits only when it holds no claim, so that nobody waits for it.
+        # A thread waits only when it holds no claim, so that none waits for it.
         while missing := [name for name in wanted if name not in found]:
             mine, others = self._claim(missing, found)
             if mine:

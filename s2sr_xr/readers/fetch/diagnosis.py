@@ -1,34 +1,36 @@
-"""Addresses of images: which are opened, under which name, and why a read failed."""
+"""Why a read failed, as far as a file or a server shows."""
 
 from __future__ import annotations
 
 import http
-import http.client
 import os
-import posixpath
 import re
-import uuid
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from s2sr_xr.errors import ReadError
-from s2sr_xr.readers.fetch.address import SCHEME, is_remote, without_query
+from s2sr_xr.errors import redact
+from s2sr_xr.readers.fetch.address import (
+    ZipMember,
+    gdal_name,
+    is_remote,
+    without_query,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from http.client import HTTPResponse
     from urllib.request import Request
+
+T = TypeVar("T")
 
 __all__ = [
     "Diagnosis",
-    "ZipMember",
     "account",
+    "ask",
     "diagnose",
     "entity_tag",
-    "gdal_name",
-    "of_refusal",
     "probe",
-    "refusal",
-    "zip_member",
 ]
 
 PASSING = frozenset({408, 425, 429})
@@ -57,94 +59,6 @@ class Diagnosis:
     """HTTP status of a probe, where there was an answer."""
 
 
-class ZipMember(str):
-    """The address of an image inside a zip archive on disk, as ``archive!/member``.
-
-    Only `zip_member` makes one, for a reader that has seen the archive's directory; the
-    same text in a catalogue is the name of a file that does not exist.
-    """
-
-    __slots__ = ()
-
-    @property
-    def archive(self) -> str:
-        """Path of the archive."""
-        return self.partition("!/")[0]
-
-    @property
-    def member(self) -> str:
-        """Name of the image inside."""
-        return self.partition("!/")[2]
-
-
-def zip_member(archive: str, member: str) -> ZipMember:
-    """Return the address of a member of a zip archive.
-
-    Raises
-    ------
-    ReadError
-        A name that GDAL could take for something else.
-
-    >>> zip_member("/data/a.zip", "A.SAFE/B02.jp2").member
-    'A.SAFE/B02.jp2'
-    """
-    parts = member.split("/")
-    bad = not archive.startswith("/") or archive.startswith("/vsi")
-    if bad or "!/" in archive or set("{}") & set(archive) or {"", ".."} & set(parts):
-        raise ReadError(
-            f"{member!r} of {archive!r} cannot be read inside the archive; unpack it, "
-            "or rename it without braces and exclamation marks."
-        )
-    return ZipMember(f"{archive}!/{member}")
-
-
-def refusal(href: str) -> str | None:
-    """Return why an href is not opened, None where it is.
-
-    >>> refusal("/data/B02.jp2"), refusal("https://host/B02.tif?sig=abc")
-    (None, None)
-    """
-    if isinstance(href, ZipMember):
-        return None
-    bare = href.strip()
-    if not bare or bare.startswith("<"):
-        return "has no address but text" if bare else "has no address"
-    scheme = SCHEME.match(bare)
-    if scheme and scheme[1].lower() not in {"http", "https", "file"}:
-        return (
-            f"has an address that begins with {scheme[1]}:; only local files and "
-            "http(s) are read. Use the item's https alternative, or download it"
-        )
-    if not is_remote(href) and gdal_name(href).startswith("/vsi"):
-        return "points into one of GDAL's virtual file systems; give a file or a URL"
-    return None
-
-
-def gdal_name(href: str) -> str:
-    """Return a name under which GDAL opens an href that was not refused.
-
-    For a remote href it is another one each time. GDAL caches by name, for the whole
-    process, and does not ask whether the object changed: a try would see what an
-    earlier one left. CPL_VSIL_CURL_NON_CACHED is no way out: when one thread closes its
-    handle it empties the cache of all handles of that name, and rasterio then fetches
-    headers anew while it holds the GIL. A fragment is never sent to the server.
-    """
-    if isinstance(href, ZipMember):
-        return f"/vsizip/{{{href.archive}}}/{href.member}"
-    if is_remote(href):
-        plain = href.partition("#")[0]
-        return f"/vsicurl/{plain}#s2sr-{uuid.uuid4().hex}{_suffix(plain)}"
-    is_url = href.lower().startswith("file:")
-    path = unquote(urlsplit(href).path) if is_url else href
-    # Absolute, so that no part of a name is taken for a driver's prefix.
-    return os.path.abspath(path)  # noqa: PTH100 - GDAL takes names, not paths
-
-
-def _suffix(href: str) -> str:
-    """Return the suffix, which CPL_VSIL_CURL_ALLOWED_EXTENSIONS may ask for."""
-    return posixpath.splitext(urlsplit(href).path)[1]
-
-
 def account(error: BaseException, href: str) -> str:
     """Return a chain of errors as one line, outermost first, without the query."""
     messages: list[str] = []
@@ -164,7 +78,11 @@ def diagnose(href: str, driver: str, *, timeout: float) -> Diagnosis:
 
     `timeout` is in seconds, for one small request.
     """
-    return _ask(href, timeout) if is_remote(href) else _look(href, driver)
+    return (
+        ask(probe(href), _of_success, timeout)
+        if is_remote(href)
+        else _look(href, driver)
+    )
 
 
 def _look(href: str, driver: str) -> Diagnosis:
@@ -181,25 +99,28 @@ def _look(href: str, driver: str) -> Diagnosis:
     if isinstance(href, ZipMember):
         what = "the image inside the archive"
     return Diagnosis(
-        text=f"{what} is cut, damaged, or no {driver} image", remedy="Fetch it again"
+        text=f"{what} is cut, damaged, or not a {driver} image", remedy="Fetch it again"
     )
 
 
-def _ask(href: str, timeout: float) -> Diagnosis:
-    """Diagnose a remote file by asking the server for its first byte."""
+def ask(
+    request: Request, use: Callable[[HTTPResponse], T], timeout: float
+) -> T | Diagnosis:
+    """Return what `use` makes of a server's answer, or why there is none."""
     import urllib.error
     import urllib.request
 
     try:
         # http(s) only: `refusal` has been asked before.
-        with urllib.request.urlopen(probe(href), timeout=timeout) as answer:  # noqa: S310
-            return _of_success(answer.status, answer.headers.get_content_type())
+        with urllib.request.urlopen(request, timeout=timeout) as answer:  # noqa: S310
+            return use(answer)
     except urllib.error.HTTPError as error:
         error.close()
-        return of_refusal(error.code, error.headers.get("Retry-After", ""))
+        return _of_refusal(error.code, error.headers.get("Retry-After", ""))
     except Exception as error:  # noqa: BLE001 - sockets, TLS, malformed answers
         return Diagnosis(
-            text=f"no answer from the server ({account(error, href)})",
+            text="the transfer broke, or no answer from the server "
+            f"({redact(account(error, request.full_url))})",
             remedy="Check the network, and try again",
             passing=True,
         )
@@ -208,18 +129,11 @@ def _ask(href: str, timeout: float) -> Diagnosis:
 def entity_tag(href: str, timeout: float) -> str | None:
     """Return what a server calls the bytes behind a URL now, None where it does not.
 
-    Weak tags, which stay when bytes change a little, are none. Nor is the answer of a
-    server that fails: the read itself will tell.
+    Weak tags, which stay when bytes change a little, do not count. Nor does that of a
+    server that fails: the read itself will show it.
     """
-    import urllib.error
-    import urllib.request
-
-    try:
-        with urllib.request.urlopen(probe(href), timeout=timeout) as answer:  # noqa: S310 - http(s) only
-            tag = answer.headers.get("ETag")
-    except (OSError, ValueError, http.client.HTTPException):
-        return None
-    return tag if tag and not tag.startswith("W/") else None
+    tag = ask(probe(href), lambda answer: answer.headers.get("ETag"), timeout)
+    return tag if isinstance(tag, str) and not tag.startswith("W/") else None
 
 
 def probe(href: str) -> Request:
@@ -237,8 +151,9 @@ def probe(href: str) -> Request:
     return Request(url, headers=headers)  # noqa: S310 - http(s) only, as above
 
 
-def _of_success(status: int, content_type: str) -> Diagnosis:
-    if content_type == "text/html":
+def _of_success(answer: HTTPResponse) -> Diagnosis:
+    status = answer.status
+    if answer.headers.get_content_type() == "text/html":
         return Diagnosis(
             text="the server sends text/html instead of an image",
             remedy="Log in, or sign the items",
@@ -252,7 +167,7 @@ def _of_success(status: int, content_type: str) -> Diagnosis:
     )
 
 
-def of_refusal(status: int, retry_after: str) -> Diagnosis:
+def _of_refusal(status: int, retry_after: str) -> Diagnosis:
     """Return what an HTTP status means, and when to try again."""
     try:
         text = f"{status} {http.HTTPStatus(status).phrase}"

@@ -156,7 +156,7 @@ def signer_of(href: str, links: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def _is_far(text: str) -> bool:
-    """Tell whether an address has a scheme, other than that of files."""
+    """Return whether an address has a scheme, other than that of files."""
     scheme = _SCHEME.match(text)
     return scheme is not None and scheme[1].lower() != "file"
 
@@ -176,7 +176,7 @@ def _closed(href: str) -> str:
 
 
 def _below(path: Path, root: Path) -> bool:
-    """Tell whether a path stays under a folder, links followed."""
+    """Return whether a path stays under a folder, links followed."""
     real = Path(os.path.realpath(path))
     return real.is_relative_to(os.path.realpath(root))
 
@@ -185,5 +185,5 @@ def _refused(name: str, href: str, place: str) -> str:
     return (
         f"{name} points to the local file {href!r}, but its item comes from {place}: a "
         "catalogue elsewhere has no business with the files here. If they are yours, "
-        "take the self link out of the item, or put them beside it."
+        "take the self link out of the item, or put them into its folder."
     )

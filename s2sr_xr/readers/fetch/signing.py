@@ -147,11 +147,11 @@ def _fetch(container: str) -> tuple[float, str]:
     headers = {"Ocp-Apim-Subscription-Key": key} if key else {}
     url = f"{place.rstrip('/')}/{container}"
     if not url.startswith(("https://", "http://")):
-        raise SigningError("PC_SDK_SAS_URL is no http(s) address")
+        raise SigningError("PC_SDK_SAS_URL is not an http(s) address")
     try:
         with urlopen(Request(url, headers=headers), timeout=10) as answer:  # noqa: S310 - http(s)
-            told = json.loads(answer.read(LARGEST))
-        end, token = _seconds(str(told["msft:expiry"])), str(told["token"])
+            answered = json.loads(answer.read(LARGEST))
+        end, token = _seconds(str(answered["msft:expiry"])), str(answered["token"])
     except HTTPError as error:
         error.close()
         raise SigningError(f"{place} answers {error.code}") from None

@@ -32,10 +32,8 @@ __all__ = [
     "BandSource",
     "Crop",
     "SourceArray",
-    "as_slice",
     "as_variable",
     "source_of",
-    "span",
 ]
 
 
@@ -82,28 +80,7 @@ class BandSource:
         return type(self)(assets=self.assets[one], radiometry=self.radiometry[one])
 
     def read(self, time: int, rows: slice, cols: slice) -> np.ndarray:
-        """Return a window of one time step as reflectance.
-
-        Parameters
-        ----------
-        time
-            Index of the time step.
-        rows, cols
-            Pixels inside the image, not empty, step 1.
-
-        Returns
-        -------
-        np.ndarray
-            float32 of shape ``(rows, cols)``, 1.0 = full reflectance, negative values
-            kept, NaN at the no-data count.
-
-        Raises
-        ------
-        ReadError
-            The pixels could not be read.
-        GridError
-            The file is not the image that the catalogue describes.
-        """
+        """Return a window as reflectance; see `Source.read`."""
         return decode(read_window(self.assets[time], rows, cols), self.radiometry[time])
 
 
@@ -153,7 +130,11 @@ class Crop:
 
 
 def as_variable(
-    source: Source, chunk: int | None, attrs: Mapping[str, Any]
+    source: Source,
+    chunk: int | None,
+    attrs: Mapping[str, Any],
+    *,
+    timed: bool = True,
 ) -> xr.Variable:
     """Return a source as a variable; nothing is read.
 
@@ -166,19 +147,22 @@ def as_variable(
         lazily indexed variable without Dask.
     attrs
         Attributes of the variable.
+    timed
+        Whether the variable has a time; without it, it shows the first step.
 
     Returns
     -------
     xr.Variable
-        float32, or the source's own type, dims ``(time, y, x)``, NaN where there is no
-        data.
+        float32, or the source's own type, dims ``(time, y, x)``, or ``(y, x)``, NaN
+        where there is no data.
     """
+    dims = DIMS if timed else DIMS[1:]
     if chunk is None:
-        lazy = indexing.LazilyIndexedArray(SourceArray(source))
-        return xr.Variable(DIMS, lazy, dict(attrs))
+        lazy = indexing.LazilyIndexedArray(SourceArray(source, timed=timed))
+        return xr.Variable(dims, lazy, dict(attrs))
     from s2sr_xr.readers.fetch.dask_source import dask_array
 
-    return xr.Variable(DIMS, dask_array(source, chunk), dict(attrs))
+    return xr.Variable(dims, dask_array(source, chunk, timed=timed), dict(attrs))
 
 
 def source_of(data: object) -> Source | None:
@@ -214,9 +198,9 @@ def _whole(lazy: indexing.LazilyIndexedArray) -> Source | None:
 class SourceArray(BackendArray):
     """A source behind xarray's lazy indexing."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, *, timed: bool = True) -> None:
         self.source = source
-        self.shape = source.shape
+        self.shape: tuple[int, ...] = source.shape if timed else source.shape[1:]
         self.dtype = dtype_of(source)
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:  # noqa: ANN401 - xarray's
@@ -231,14 +215,15 @@ class SourceArray(BackendArray):
     def _read(self, key: tuple[int | slice, ...]) -> np.ndarray:
         """Read the window that holds the wanted pixels, then step inside it."""
         ranges = [
-            range(n)[as_slice(k, n)] for k, n in zip(key, self.shape, strict=True)
+            range(n)[_as_slice(k, n)] for k, n in zip(key, self.shape, strict=True)
         ]
         result = np.empty([len(r) for r in ranges], self.dtype)
         if result.size:
-            times, rows, cols = ranges
-            for i, time in enumerate(times):
-                window = self.source.read(time, span(rows), span(cols))
-                result[i] = window[:: rows.step, :: cols.step]
+            *times, rows, cols = ranges
+            steps = result if times else result[None]
+            for i, time in enumerate(times[0] if times else [0]):
+                window = self.source.read(time, _span(rows), _span(cols))
+                steps[i] = window[:: rows.step, :: cols.step]
         dropped = tuple(0 if not isinstance(k, slice) else slice(None) for k in key)
         return result[dropped]
 
@@ -248,7 +233,7 @@ def _forward_if_empty(key: Any, size: int) -> Any:  # noqa: ANN401 - int, slice,
     return slice(0, 0) if empty else key
 
 
-def as_slice(key: int | slice, size: int) -> slice:
+def _as_slice(key: int | slice, size: int) -> slice:
     """Return an index as a slice of one."""
     if isinstance(key, slice):
         return key
@@ -256,6 +241,6 @@ def as_slice(key: int | slice, size: int) -> slice:
     return slice(start, start + 1)
 
 
-def span(wanted: range) -> slice:
+def _span(wanted: range) -> slice:
     """Return the window from the first to the last of ascending indices."""
     return slice(wanted[0], wanted[-1] + 1)

@@ -23,9 +23,28 @@ class Source(Protocol):
         """Return the source of one time step alone: what a task carries."""
 
     def read(self, time: int, rows: slice, cols: slice) -> np.ndarray:
-        """Return a window as float32 ``(rows, cols)``, NaN where there is no data.
+        """Return a window of one time step.
 
-        A source of something else than a band has an attribute `dtype` that says so.
+        Parameters
+        ----------
+        time
+            Index of the time step.
+        rows, cols
+            Pixels inside the image, not empty, step 1.
+
+        Returns
+        -------
+        np.ndarray
+            Of shape ``(rows, cols)``: float32 reflectance, 1.0 = full, negative values
+            kept, NaN where there is no data. A source of something else than a band has
+            an attribute `dtype` that says so.
+
+        Raises
+        ------
+        ReadError
+            The pixels could not be read.
+        GridError
+            The file is not the image that the catalogue or the metadata describe.
         """
 
 

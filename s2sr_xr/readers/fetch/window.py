@@ -20,18 +20,17 @@ from __future__ import annotations
 
 import functools
 import logging
-import random
-import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from s2sr_xr.errors import GridError, ReadError, redact
-from s2sr_xr.readers.fetch.address import is_remote
+from s2sr_xr.readers.fetch.address import gdal_name, is_remote
 from s2sr_xr.readers.fetch.blocks import identity, read_direct, read_shared
 from s2sr_xr.readers.fetch.cache import budget
-from s2sr_xr.readers.fetch.diagnosis import account, diagnose, gdal_name
+from s2sr_xr.readers.fetch.diagnosis import account, diagnose
+from s2sr_xr.readers.fetch.retry import FaultError, Retry, insist, retry_in_use
 from s2sr_xr.readers.fetch.signing import SIGNERS, SigningError
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
 
     from s2sr_xr.readers.fetch.asset import Asset
 
-__all__ = ["Retry", "check_window", "insist", "read_header", "read_window"]
+__all__ = ["check_window", "read_header", "read_open", "read_window", "use_image"]
 
 T = TypeVar("T")
 
@@ -52,7 +51,7 @@ OPTIONS: Mapping[str, Any] = {
     "GDAL_NUM_THREADS": 1,
     # Set in some environments; the missing blocks of a cut file would be zeros.
     "GTIFF_IGNORE_READ_ERRORS": "NO",
-    # Georeference and statistics beside the file are not the file's.
+    # Georeference and statistics in neighbouring files are not the file's.
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
     "GDAL_GEOREF_SOURCES": "INTERNAL",
     "GDAL_PAM_ENABLED": "NO",
@@ -70,36 +69,8 @@ BLOCK_CACHE = 128 * 2**20
 use here, since a handle lives for one window."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Retry:
-    """How long to try again when a server fails."""
-
-    tries: int = 4
-    """Reads, the first included."""
-
-    total: float = 120.0
-    """Seconds after which no further try starts."""
-
-    wait: float = 0.5
-    """Mean seconds before the second try; doubles with each."""
-
-    connect: float = 10.0
-    """Seconds to wait for a connection."""
-
-    stall: float = 20.0
-    """Seconds below 10 kB/s after which a transfer is given up."""
-
-    def __post_init__(self) -> None:
-        if self.tries < 1 or min(self.total, self.wait, self.connect, self.stall) < 0:
-            raise ValueError(f"A Retry tries at least once, in times >= 0; got {self}")
-
-
-RETRY = Retry()
-"""What readers use."""
-
-
 def read_window(
-    asset: Asset, rows: slice, cols: slice, *, retry: Retry = RETRY
+    asset: Asset, rows: slice, cols: slice, *, retry: Retry | None = None
 ) -> np.ndarray:
     """Read one window, or raise.
 
@@ -110,7 +81,7 @@ def read_window(
     rows, cols
         Pixels from the upper left corner, inside the image, not empty, step 1.
     retry
-        How long to try again.
+        How long to try again; None: `retry_in_use`.
 
     Returns
     -------
@@ -128,31 +99,48 @@ def read_window(
     if asset.shape is not None:
         check_window(rows, cols, asset.shape)
     # Asked before the image is opened, or old pixels could get the name of new ones.
-    name = identity(_signed(asset), timeout=retry.connect) if limit else None
+    patience = retry or retry_in_use()
+    name = identity(_signed(asset), timeout=patience.connect) if limit else None
 
     def pixels(dataset: DatasetReader) -> np.ndarray:
-        check_window(rows, cols, dataset.shape)
-        index = asset.index or 1
-        if name is not None:
-            counts = read_shared(dataset, index, rows, cols, name=name, limit=limit)
-            # A local file that was replaced meanwhile gives old and new blocks.
-            if counts is not None and _still(asset, name):
-                return counts
-        return read_direct(dataset, index, rows, cols)
+        return read_open(dataset, asset, rows, cols, name=name, limit=limit)
 
     part = f"rows {rows.start}:{rows.stop}, cols {cols.start}:{cols.stop}"
-    return insist(asset, pixels, part, retry)
+    return use_image(asset, pixels, part, retry=retry)
+
+
+def read_open(
+    dataset: DatasetReader,
+    asset: Asset,
+    rows: slice,
+    cols: slice,
+    *,
+    name: Hashable | None,
+    limit: int,
+) -> np.ndarray:
+    """Return a window of an open image, of shared blocks where it has a name.
+
+    `name` is its `identity` from before it was opened, `limit` as in `read_shared`.
+    """
+    check_window(rows, cols, dataset.shape)
+    index = asset.index or 1
+    if name is not None:
+        counts = read_shared(dataset, index, rows, cols, name=name, limit=limit)
+        # A local file that was replaced meanwhile gives old and new blocks.
+        if counts is not None and _still(asset, name):
+            return counts
+    return read_direct(dataset, index, rows, cols)
 
 
 def _still(asset: Asset, name: Hashable) -> bool:
-    """Tell whether a local file is the one that has this identity.
+    """Return whether a local file is the one that has this identity.
 
-    Of a remote one nobody asks again: a window that GDAL reads may be as mixed.
+    A remote one is not checked again: a window that GDAL reads may be as mixed.
     """
     return is_remote(asset.href) or identity(asset.href, timeout=0) == name
 
 
-def read_header(asset: Asset, *, retry: Retry = RETRY) -> Asset:
+def read_header(asset: Asset, *, retry: Retry | None = None) -> Asset:
     """Return the asset with the shape, transform and CRS that its file has.
 
     Raises
@@ -172,41 +160,42 @@ def read_header(asset: Asset, *, retry: Retry = RETRY) -> Asset:
             crs=asset.crs or crs,
         )
 
-    return insist(asset, completed, "header", retry)
+    return use_image(asset, completed, "header", retry=retry)
 
 
-def insist(
-    asset: Asset, use: Callable[[DatasetReader], T], part: str, retry: Retry
+def use_image(
+    asset: Asset,
+    use: Callable[[DatasetReader], T],
+    part: str,
+    *,
+    retry: Retry | None = None,
 ) -> T:
-    """Return what `use` makes of the open image, trying again while that may help."""
-    begun = time.monotonic()
-    tries, href = 0, _signed(asset)
+    """Return what `use` makes of the open image, trying again while that may help.
+
+    `part` says what is read, for the error.
+    """
+    patience = retry or retry_in_use()
+    href = _signed(asset)
     anew = asset.sign is not None
-    while True:
-        tries += 1
+
+    def attempt(tries: int) -> T:
+        nonlocal href, anew
         # Some servers refuse HEAD (URLs signed for GET): the later tries do without.
-        outcome = _once(asset, href, use, retry, method="HEAD" if tries == 1 else "GET")
-        if not isinstance(outcome, _FaultError):
+        method = "HEAD" if tries == 1 else "GET"
+        outcome = _once(asset, href, use, patience, method=method)
+        if not isinstance(outcome, OSError):
             return outcome
-        found = diagnose(href, asset.driver, timeout=max(retry.connect, 1.0))
+        found = diagnose(href, asset.driver, timeout=max(patience.connect, 1.0))
         if anew and found.status in {401, 403}:
             anew, href = False, _signed(asset, refused=href)
-            continue
-        # Half to one and a half: workers that fail together do not return together.
-        jitter = random.uniform(0.5, 1.5)  # noqa: S311 - spread, not secrecy
-        wait = max(retry.wait * 2 ** (tries - 1) * jitter, found.wait)
-        late = time.monotonic() - begun + wait > retry.total
-        if not found.passing or tries >= retry.tries or late:
-            break
-        time.sleep(wait)
-    seconds = time.monotonic() - begun
-    spent = f"{tries} tries in {seconds:.1f} s, last: " if tries > 1 else ""
-    raise asset.error(
-        f"could not be read, {part}: {spent}{found.text}. {found.remedy}",
-        window=part,
-        tries=tries,
-        status=found.status,
-    ) from outcome
+            return attempt(2)
+        raise FaultError(found) from outcome
+
+    def fail(problem: str, **where: object) -> ReadError:
+        text = f"could not be read, {part}: {problem}"
+        return asset.error(text, window=part, **where)
+
+    return insist(attempt, fail, patience)
 
 
 def _signed(asset: Asset, *, refused: str | None = None) -> str:
@@ -223,10 +212,6 @@ def _signed(asset: Asset, *, refused: str | None = None) -> str:
         ) from error
 
 
-class _FaultError(OSError):
-    """What GDAL said when a read failed, without secrets."""
-
-
 def _once(
     asset: Asset,
     href: str,
@@ -234,8 +219,8 @@ def _once(
     retry: Retry,
     *,
     method: str,
-) -> T | _FaultError:
-    """Return what `use` makes of the image at `href`, opened anew, or the fault.
+) -> T | OSError:
+    """Return what `use` makes of the image at `href`, opened anew, or what GDAL said.
 
     `method` is the HTTP method that asks a server for the object's size.
     """
@@ -261,7 +246,7 @@ def _once(
     except Exception as error:  # noqa: BLE001 - whatever GDAL and rasterio may raise
         # Returned, not raised: an error raised here would carry this one, and the
         # signature in its text, as its context.
-        return _FaultError(redact(account(error, href)))
+        return OSError(redact(account(error, href)))
 
 
 def check_window(rows: slice, cols: slice, shape: tuple[int, ...]) -> None:
@@ -287,20 +272,23 @@ def _check_header(dataset: DatasetReader, asset: Asset) -> None:
     if asset.transform is not None and not _same_place(found, asset.transform):
         raise _contradiction(asset, "transform", found, asset.transform)
     code = _epsg(dataset.crs) if dataset.crs and asset.crs else None
-    told = (asset.crs or "").upper()
-    if code is not None and told.startswith("EPSG:") and code != told:
+    expected = (asset.crs or "").upper()
+    if code is not None and expected.startswith("EPSG:") and code != expected:
         raise _contradiction(asset, "CRS", code, asset.crs)
 
 
-def _same_place(found: tuple[float, ...], told: tuple[float, ...]) -> bool:
-    """Tell whether two transforms agree within a millionth of a pixel."""
-    return bool(np.allclose(found, told, rtol=0, atol=1e-6 * abs(told[0])))
+def _same_place(found: tuple[float, ...], expected: tuple[float, ...]) -> bool:
+    """Return whether two transforms agree within a millionth of a pixel."""
+    return bool(np.allclose(found, expected, rtol=0, atol=1e-6 * abs(expected[0])))
 
 
-def _contradiction(asset: Asset, what: str, found: object, told: object) -> GridError:
+def _contradiction(
+    asset: Asset, what: str, found: object, expected: object
+) -> GridError:
     return GridError(
         f"{asset.band} of {asset.item_id} has the {what} {found} in its file, but "
-        f"{told} in the catalogue ({asset.shown}). One of them is wrong; correct it.",
+        f"{expected} in the catalogue ({asset.shown}). One of them is wrong; "
+        "correct it.",
         item=asset.item_id,
         band=asset.band,
         href=asset.shown,

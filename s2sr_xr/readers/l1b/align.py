@@ -12,9 +12,9 @@ import numpy as np
 
 from s2sr_xr.core.tiling import Box, Span
 from s2sr_xr.errors import GridError, MissingBandError, S2SRWarning
-from s2sr_xr.readers.fetch.source import source_of
+from s2sr_xr.readers.fetch.source import as_variable, source_of
 from s2sr_xr.readers.l1b.product import BANDS_10M
-from s2sr_xr.readers.l1b.raster import DetectorSource, as_plane, pixels
+from s2sr_xr.readers.l1b.raster import DetectorSource, pixels
 from s2sr_xr.readers.l1b.shift import estimate
 
 if TYPE_CHECKING:
@@ -49,8 +49,8 @@ def align_to_green(tree: xr.DataTree) -> xr.DataTree:
     Reads pixels: of each detector, up to eight windows of 512 pixels in all bands. The
     bands themselves stay lazy. One shift is found for a detector and band, as the best
     correlation of gradients with green's over all windows together: the nearest whole
-    pixel where texture is, so at most about half a pixel from the truth, in each
-    direction; a truth within some 0.1 of a half may go to either side. Nothing is
+    pixel where texture is, so at most about half a pixel from the right place, in each
+    direction; a shift within some 0.1 of a half may go to either side. Nothing is
     resampled. Aligning again changes nothing.
 
     Parameters
@@ -159,7 +159,8 @@ def _moved(array: xr.DataArray, down: int, right: int, score: float) -> xr.Varia
         before = source.shift
         source = replace(source, shift=(before[0] + down, before[1] + right))
         sides = variable.chunks
-        return as_plane(source, None if sides is None else max(map(max, sides)), attrs)
+        chunk = None if sides is None else max(map(max, sides))
+        return as_variable(source, chunk, attrs, timed=False)
     moved: xr.Variable = variable.shift(y=down, x=right)
     moved.attrs = attrs
     return moved

@@ -25,12 +25,13 @@ from s2sr_xr.core.bands import BANDS, canonical
 from s2sr_xr.errors import ChunkError, GridError, MissingBandError
 from s2sr_xr.readers.fetch.address import is_remote
 from s2sr_xr.readers.fetch.asset import Asset, driver_of
-from s2sr_xr.readers.fetch.window import RETRY, insist
+from s2sr_xr.readers.fetch.source import as_variable
+from s2sr_xr.readers.fetch.window import use_image
 from s2sr_xr.readers.l1b.align import align_to_green
 from s2sr_xr.readers.l1b.overlap import overlaps
 from s2sr_xr.readers.l1b.pair import Offset
 from s2sr_xr.readers.l1b.product import BANDS_10M, Granule, Product, open_product
-from s2sr_xr.readers.l1b.raster import DetectorSource, Part, as_plane, quiet
+from s2sr_xr.readers.l1b.raster import DetectorSource, Part, quiet
 
 if TYPE_CHECKING:
     import os
@@ -86,7 +87,7 @@ def open_l1b(
         A detector is not there, its granules differ in width or overlap, or a TIFF lies
         on a map.
     ChunkError
-        `chunks` is no positive number.
+        `chunks` is not a positive number.
     """
     if chunks is not None and (type(chunks) is not int or chunks < 1):
         raise ChunkError(
@@ -149,7 +150,7 @@ def _open_tiff(place: Path) -> Product:
     ) -> tuple[tuple[int, int], tuple[str | None, ...], bool]:
         return tuple(dataset.shape), tuple(dataset.descriptions), bool(dataset.crs)
 
-    shape, descriptions, on_map = insist(header, look, "header", RETRY)
+    shape, descriptions, on_map = use_image(header, look, "header")
     if on_map:
         raise GridError(
             f"{place} has a CRS: it lies on a map, and L1B does not. Open maps with "
@@ -194,7 +195,7 @@ def _detector(
     _check_stack(found, granules)
     lines = granules[-1].line + granules[-1].shape[0] - first.line
     variables = {
-        band: as_plane(
+        band: as_variable(
             DetectorSource(
                 parts=tuple(_part(found, g, band, first.line) for g in granules),
                 lines=lines,
@@ -203,6 +204,7 @@ def _detector(
             ),
             chunks,
             _describe(found, band),
+            timed=False,
         )
         for band in BANDS_10M
     }

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 
 from s2sr_xr.core.bands import by_resolution
 from s2sr_xr.errors import GridError, ReadError
-from s2sr_xr.readers.safe.files import locate
-from s2sr_xr.readers.safe.xml import parse
+from s2sr_xr.readers.safe.files import join, locate
+from s2sr_xr.readers.safe.xml import Facts, pairs, parse
 
 if TYPE_CHECKING:
     import os
@@ -110,12 +110,10 @@ def open_product(path: str | os.PathLike[str]) -> Product:
     root = _metadata(files, folder)
     if root is not None and root.tag == _GRANULE:
         return _product(files, folder, None, [_granule(files, folder, root)])
-    names = (
-        files.list(_join(folder, "GRANULE"))[1] if _has_granules(files, folder) else ()
-    )
+    has_granules = "GRANULE" in files.list(folder)[1]
     granules = []
-    for name in names:
-        place = _join(folder, f"GRANULE/{name}")
+    for name in files.list(join(folder, "GRANULE"))[1] if has_granules else ():
+        place = join(folder, f"GRANULE/{name}")
         found = _metadata(files, place)
         if found is None:
             raise ReadError(
@@ -143,22 +141,14 @@ def _inside(files: Files, folder: str) -> str:
             f"{files.show(folder)} holds {len(inner)} products: {', '.join(inner)}. "
             "Open one of them."
         )
-    return _join(folder, inner[0]) if inner else folder
-
-
-def _has_granules(files: Files, folder: str) -> bool:
-    return "GRANULE" in files.list(folder)[1]
-
-
-def _join(folder: str, name: str) -> str:
-    return f"{folder}/{name}" if folder else name
+    return join(folder, inner[0]) if inner else folder
 
 
 def _metadata(files: Files, folder: str) -> Element | None:
     """Return the metadata of a product or granule, None where there are none."""
     names = [n for n in files.list(folder)[0] if _METADATA.fullmatch(n)]
     for name in names:
-        place = _join(folder, name)
+        place = join(folder, name)
         root = parse(files.read(place), files.show(place))
         if root.tag in (_PRODUCT, _GRANULE):
             return root
@@ -178,13 +168,19 @@ def _metadata(files: Files, folder: str) -> Element | None:
 def _product(
     files: Files, folder: str, root: Element | None, granules: list[Granule]
 ) -> Product:
-    special = {} if root is None else _special(root)
+    special = (
+        {} if root is None else dict(pairs(root, "Special_Values", "SPECIAL_VALUE"))
+    )
     said = {
         "platform": "SPACECRAFT_NAME",
         "baseline": "PROCESSING_BASELINE",
         "start_time": "PRODUCT_START_TIME",
     }
-    attrs = {} if root is None else {k: _text(root, tag) for k, tag in said.items()}
+    attrs = (
+        {}
+        if root is None
+        else {k: Facts(root, "").text(tag) for k, tag in said.items()}
+    )
     datatake = None if root is None else root.find(".//Datatake")
     if datatake is not None:
         attrs["datatake"] = datatake.get("datatakeIdentifier", "")
@@ -197,42 +193,33 @@ def _product(
     )
 
 
-def _special(root: Element) -> dict[str, int]:
-    """Return the counts with a meaning of their own, by name."""
-    found = {}
-    for element in root.iter("Special_Values"):
-        code = (element.findtext("SPECIAL_VALUE_INDEX") or "").strip()
-        if code.isdecimal():
-            found[(element.findtext("SPECIAL_VALUE_TEXT") or "").strip()] = int(code)
-    return found
-
-
 def _granule(files: Files, folder: str, root: Element) -> Granule:
     """Return one granule from its metadata and the names of its images."""
     shown = files.show(folder)
     if root.tag != _GRANULE:
         raise ReadError(f"{shown} holds the metadata of a product, not of a granule.")
-    detector = _text(root, "DETECTOR_ID")
+    facts = Facts(root, shown)
+    detector = facts.text("DETECTOR_ID")
     if not _DETECTOR.fullmatch(detector):
-        raise ReadError(f"{shown}: DETECTOR_ID is {detector!r}, none of 01 to 12.")
-    origin = _integer(root, "PIXEL_ORIGIN", shown) if _text(root, "PIXEL_ORIGIN") else 1
-    line = _integer(root, "POSITION", shown) - origin
+        raise ReadError(f"{shown}: DETECTOR_ID is {detector!r}, not one of 01 to 12.")
+    origin = facts.whole("PIXEL_ORIGIN") if facts.text("PIXEL_ORIGIN") else 1
+    line = facts.whole("POSITION") - origin
     size = root.find(".//Granule_Dimensions/Size[@resolution='10']")
     if size is None:
         raise ReadError(f"{shown}: the metadata have no size of 10 m images.")
-    shape = _integer(size, "NROWS", shown), _integer(size, "NCOLS", shown)
+    shape = Facts(size, shown).whole("NROWS"), Facts(size, shown).whole("NCOLS")
     if min(shape) < 1 or line < 0:
         raise GridError(
-            f"{shown}: {shape[0]} lines of {shape[1]} samples from line {line} are no "
-            "image. Fetch the product again."
+            f"{shown}: {shape[0]} lines of {shape[1]} samples from line {line} are not "
+            "an image. Fetch the product again."
         )
     return Granule(
-        name=_text(root, "GRANULE_ID") or folder.rpartition("/")[2],
+        name=facts.text("GRANULE_ID") or folder.rpartition("/")[2],
         detector=int(detector),
         line=line,
         shape=shape,
         images=dict(_images(files, folder)),
-        time=_text(root, "SENSING_TIME"),
+        time=facts.text("SENSING_TIME"),
         corners=_corners(root, line, shape),
     )
 
@@ -240,7 +227,7 @@ def _granule(files: Files, folder: str, root: Element) -> Granule:
 def _images(files: Files, folder: str) -> Iterator[tuple[str, str]]:
     """Yield the bands of 10 m and the addresses of their images in a granule."""
     seen: set[str] = set()
-    place = _join(folder, "IMG_DATA")
+    place = join(folder, "IMG_DATA")
     if "IMG_DATA" not in files.list(folder)[1]:
         return
     for name in files.list(place)[0]:
@@ -251,14 +238,14 @@ def _images(files: Files, folder: str) -> Iterator[tuple[str, str]]:
         if band in seen:
             raise GridError(f"{files.show(place)} holds {band} twice; remove one.")
         seen.add(band)
-        yield band, files.href(_join(place, name))
+        yield band, files.href(join(place, name))
 
 
 def _corners(root: Element, line: int, shape: tuple[int, int]) -> tuple[TiePoint, ...]:
     """Return where the corners lie, from the first line's left one down and around.
 
-    The metadata give latitude, longitude and height, in turn, of a closed ring. What is
-    not of that form says nothing.
+    The metadata give latitude, longitude and height, in turn, of a closed ring.
+    Anything else gives no corners.
     """
     text = root.findtext(".//Granule_Footprint//EXT_POS_LIST") or ""
     try:
@@ -272,23 +259,8 @@ def _corners(root: Element, line: int, shape: tuple[int, int]) -> tuple[TiePoint
     lines, samples = shape
     spots = ((0, 0), (lines, 0), (lines, samples), (0, samples))
     # Corner pixels' centres (RASTER_CS_TYPE POINT) and edges differ by half a pixel,
-    # which is nothing beside what the terrain does.
+    # which is little against what the terrain does.
     return tuple(
         (float(line + i), float(j), latitude, longitude)
         for (i, j), (latitude, longitude) in zip(spots, ring[:4], strict=True)
     )
-
-
-def _text(root: Element, tag: str) -> str:
-    """Return the first text of a tag anywhere below, else nothing."""
-    return next((t for e in root.iter(tag) if (t := (e.text or "").strip())), "")
-
-
-def _integer(root: Element, tag: str, shown: str) -> int:
-    text = _text(root, tag)
-    try:
-        return int(text)
-    except ValueError as error:
-        raise ReadError(
-            f"{shown}: {tag} is {text!r}, no whole number. Fetch the product again."
-        ) from error

@@ -8,27 +8,21 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from itertools import product
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import xarray as xr
-from xarray.core import indexing
 
-from s2sr_xr.core.tiling import Span, cuts
+from s2sr_xr.core.tiling import Span
 from s2sr_xr.core.token_parts import token_parts
-from s2sr_xr.readers.fetch.source import SourceArray, as_slice, source_of, span
+from s2sr_xr.readers.fetch.source import source_of
 from s2sr_xr.readers.fetch.window import read_window
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    import xarray as xr
 
     from s2sr_xr.readers.fetch.asset import Asset
-    from s2sr_xr.readers.fetch.source_protocol import Source
 
-__all__ = ["DIMS", "DetectorSource", "Part", "as_plane", "pixels", "quiet"]
-
-DIMS = ("y", "x")
+__all__ = ["DetectorSource", "Part", "pixels", "quiet"]
 
 _ORIGIN = Span(0, 0)
 
@@ -89,27 +83,10 @@ class DetectorSource:
         return self
 
     def read(self, time: int, rows: slice, cols: slice) -> np.ndarray:  # noqa: ARG002
-        """Return a window of counts.
+        """Return a window of counts as float32; see `Source.read`.
 
-        Parameters
-        ----------
-        time
-            0.
-        rows, cols
-            Pixels of the raster, not empty, step 1.
-
-        Returns
-        -------
-        np.ndarray
-            float32 of shape ``(rows, cols)``: counts, NaN at the no-data count, between
-            granules, and where the shift has moved the image away.
-
-        Raises
-        ------
-        ReadError
-            The pixels could not be read.
-        GridError
-            A file is not the image that the metadata describe.
+        NaN at the no-data count, between granules, and where the shift has moved the
+        image away.
         """
         quiet()
         down, right = self.shift
@@ -129,31 +106,6 @@ class DetectorSource:
         return window
 
 
-def as_plane(
-    source: Source, chunk: int | None, attrs: Mapping[str, Any]
-) -> xr.Variable:
-    """Return a source of one time step as a variable without time; nothing is read.
-
-    Parameters
-    ----------
-    source
-        Where the pixels come from.
-    chunk
-        Side of a Dask chunk in pixels; None for a lazily indexed variable without Dask.
-    attrs
-        Attributes of the variable.
-
-    Returns
-    -------
-    xr.Variable
-        float32, dims ``(y, x)``, NaN where there is no data.
-    """
-    if chunk is None:
-        lazy = indexing.LazilyIndexedArray(_PlaneArray(source))
-        return xr.Variable(DIMS, lazy, dict(attrs))
-    return xr.Variable(DIMS, _dask_plane(source, chunk), dict(attrs))
-
-
 def pixels(array: xr.DataArray, rows: slice, cols: slice) -> np.ndarray:
     """Return a window of a band in memory; of our own arrays, no more is read.
 
@@ -170,48 +122,6 @@ def pixels(array: xr.DataArray, rows: slice, cols: slice) -> np.ndarray:
     if source is not None:
         return source.read(0, rows, cols)
     return array[rows, cols].to_numpy()
-
-
-class _PlaneArray(SourceArray):
-    """A source of one time step behind xarray's lazy indexing, without time."""
-
-    def __init__(self, source: Source) -> None:
-        super().__init__(source)
-        self.shape = source.shape[1:]  # type: ignore[assignment] # two dims, not three
-
-    def _read(self, key: tuple[int | slice, ...]) -> np.ndarray:
-        """Read the window that holds the wanted pixels, then step inside it."""
-        rows, cols = (
-            range(n)[as_slice(k, n)] for k, n in zip(key, self.shape, strict=True)
-        )
-        result = np.empty((len(rows), len(cols)), self.dtype)
-        if result.size:
-            window = self.source.read(0, span(rows), span(cols))
-            result[:] = window[:: rows.step, :: cols.step]
-        dropped = tuple(0 if not isinstance(k, slice) else slice(None) for k in key)
-        return result[dropped]
-
-
-def _dask_plane(source: Source, chunk: int) -> Any:  # noqa: ANN401 - Dask is not typed
-    """Return a source of one time step as a Dask array with square chunks."""
-    import dask.array as da
-    from dask._task_spec import Task
-    from dask.base import tokenize
-    from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
-
-    _, *sides = source.shape
-    band = getattr(source, "band", type(source).__name__)
-    name = f"s2sr-read-{band}-{tokenize(source, chunk, DIMS)}"
-    rows, cols = ([slice(c.start, c.stop) for c in cuts(n, chunk)] for n in sides)
-    tasks = {
-        (name, i, j): Task((name, i, j), source.read, 0, row, col)
-        for (i, row), (j, col) in product(enumerate(rows), enumerate(cols))
-    }
-    layer = MaterializedLayer(tasks)
-    layer.source = source  # as `source_of` looks for it
-    graph = HighLevelGraph({name: layer}, {name: set()})
-    chunks = tuple(tuple(map(len, cuts(n, chunk))) for n in sides)
-    return da.Array(graph, name, chunks, meta=np.empty((0, 0), np.float32))
 
 
 def quiet() -> None:

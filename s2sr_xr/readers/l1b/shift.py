@@ -7,7 +7,7 @@ one border and darker over the next, so the gradient's direction does not match,
 size does. The mask makes the score exact at any shift, so no window function is needed.
 
 Over 90 simulated shifts with fractions, up to 2.5 pixels, between green and the other
-10 m bands, the result was at most 0.53 pixels from the truth in each direction. Plain
+10 m bands, the result was at most 0.53 pixels off in each direction. Plain
 phase correlation was up to 0.73 off, and with a window function 1.65, in near infrared.
 """
 

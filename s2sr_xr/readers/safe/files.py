@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Protocol
 
 from s2sr_xr.errors import ReadError
-from s2sr_xr.readers.fetch.address import is_remote, without_query
-from s2sr_xr.readers.fetch.diagnosis import zip_member
+from s2sr_xr.readers.fetch.address import is_remote, without_query, zip_member
 from s2sr_xr.readers.safe.xml import MOST_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["Archive", "Directory", "Files", "locate"]
+__all__ = ["Archive", "Directory", "Files", "join", "locate", "other_kind"]
 
 MOST_MEMBERS = 100_000
 """Largest number of files in an archive. Products of 15 granules have some 4 000."""
@@ -108,14 +109,14 @@ class Archive:
         Raises
         ------
         ReadError
-            It is no zip, is cut, points outside of itself, is encrypted, or is a bomb.
+            It is not a zip, cut, encrypted, a bomb, or points outside of itself.
         """
         try:
             with zipfile.ZipFile(path) as archive:
                 members = archive.infolist()
         except (OSError, zipfile.BadZipFile, ValueError) as error:
             raise ReadError(
-                f"{path} is no zip archive, or is cut: {error}. Fetch it again."
+                f"{path} is not a zip archive, or is cut: {error}. Fetch it again."
             ) from error
         _check_names(path, members)
         _check_sizes(path, members)
@@ -159,7 +160,25 @@ class Archive:
         return f"{self.path}!/{name}" if name else str(self.path)
 
 
-def locate(path: object) -> tuple[Files, str]:
+def join(folder: str, name: str) -> str:
+    """Return the name of a file or folder in a folder, which may be the root."""
+    return f"{folder}/{name}" if folder else name
+
+
+Kinds = Sequence[tuple[str, str, str]]
+"""Patterns of names, what a thing of such a name is, and what to do with it."""
+
+
+def other_kind(shown: str, names: Iterable[str], kinds: Kinds) -> ReadError | None:
+    """Return the error that says what lies at a place instead of a product."""
+    found = list(names)
+    for pattern, what, remedy in kinds:
+        if any(re.search(pattern, name) for name in found):
+            return ReadError(f"{shown} is {what}; {remedy}.")
+    return None
+
+
+def locate(path: object, product: str = "SAFE product") -> tuple[Files, str]:
     """Return the files that a path lies among, and the folder there that it names.
 
     Parameters
@@ -167,6 +186,8 @@ def locate(path: object) -> tuple[Files, str]:
     path
         A product's directory or zip, one of its granules (of a zip too:
         ``a.zip/NAME.SAFE/GRANULE/...``), or one of the metadata files of either.
+    product
+        What errors call such a product.
 
     Raises
     ------
@@ -176,7 +197,7 @@ def locate(path: object) -> tuple[Files, str]:
     text = str(path)
     if is_remote(text):
         raise ReadError(
-            f"{without_query(text)} is a URL; SAFE products are opened from a local "
+            f"{without_query(text)} is a URL; {product}s are opened from a local "
             "disk. Download it, or open its STAC item with s2sr_xr.open_stac."
         )
     place = Path(text).absolute()
@@ -193,15 +214,15 @@ def locate(path: object) -> tuple[Files, str]:
         raise ReadError(f"{text} does not exist. Check the path and its disk.")
     if archive.suffix.lower() != ".zip":
         raise ReadError(
-            f"{archive} is a file; give a SAFE directory, a .zip that holds one, or a "
-            "granule of one."
+            f"{archive} is a file; give the directory of a {product}, a .zip that "
+            "holds one, or a granule or metadata file of one."
         )
     inner = place.relative_to(archive).as_posix()
     return Archive.open(archive), "" if inner == "." else inner
 
 
 def _check_names(path: Path, members: Iterable[zipfile.ZipInfo]) -> None:
-    """Raise if a name points outside, stands twice, or is locked."""
+    """Raise if a name points outside, appears more than once, or is encrypted."""
     seen: set[str] = set()
     for member in members:
         name = member.filename
@@ -209,7 +230,9 @@ def _check_names(path: Path, members: Iterable[zipfile.ZipInfo]) -> None:
         if name.startswith("/") or "\\" in name or ":" in name or ".." in parts:
             raise ReadError(f"{path} holds {name!r}, which points outside of it.")
         if name in seen:
-            raise ReadError(f"{path} holds {name!r} twice; which one is meant?")
+            raise ReadError(
+                f"{path} holds {name!r} more than once; which one is meant?"
+            )
         if member.flag_bits & 1:
             raise ReadError(f"{path} is encrypted ({name!r}); unpack it first.")
         seen.add(name)
@@ -227,7 +250,7 @@ def _check_sizes(path: Path, members: Iterable[zipfile.ZipInfo]) -> None:
     ):
         raise ReadError(
             f"{path} declares {len(sizes)} files of {unpacked} bytes, packed 1 to "
-            f"{ratio:.0f}: no Sentinel-2 product. At most {MOST_MEMBERS} files, "
+            f"{ratio:.0f}: not a Sentinel-2 product. At most {MOST_MEMBERS} files, "
             f"{MOST_UNPACKED} bytes, 1 to {MOST_RATIO} are opened."
         )
 

@@ -21,21 +21,21 @@ import numpy as np
 
 from s2sr_xr.core.nodata import DEFECT, SATURATED
 from s2sr_xr.core.token_parts import token_parts
-from s2sr_xr.readers.fetch.window import RETRY, check_window, insist
+from s2sr_xr.readers.fetch.window import check_window, use_image
 
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
 
     from s2sr_xr.readers.fetch.asset import Asset
 
-__all__ = ["LAYERS", "FlagSource"]
+__all__ = ["LAYERS", "QualityMasks"]
 
 LAYERS = 8
 """Layers of a quality mask; the last one is saturation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FlagSource:
+class QualityMasks:
     """The quality masks of bands on one grid, as one image of flags."""
 
     masks: tuple[Asset, ...]
@@ -63,15 +63,7 @@ class FlagSource:
         return self
 
     def read(self, time: int, rows: slice, cols: slice) -> np.ndarray:
-        """Return a window as uint8: `SATURATED` and `DEFECT` where any mask says so.
-
-        Raises
-        ------
-        ReadError
-            A mask could not be read, or has not eight layers.
-        GridError
-            A mask is not on the pixels of its band.
-        """
+        """Return a window as uint8: `SATURATED` and `DEFECT` where any mask says so."""
         assert time in (0, -1)
         flags = np.zeros((rows.stop - rows.start, cols.stop - cols.start), np.uint8)
         for mask in self.masks:
@@ -98,4 +90,4 @@ def _read_layers(mask: Asset, rows: slice, cols: slice) -> np.ndarray:
         return found
 
     part = f"rows {rows.start}:{rows.stop}, cols {cols.start}:{cols.stop}"
-    return insist(mask, layers, part, RETRY)
+    return use_image(mask, layers, part)

@@ -15,7 +15,7 @@ import numpy as np
 
 from s2sr_xr.core.bands import BANDS, canonical
 from s2sr_xr.errors import GridError, ReadError
-from s2sr_xr.readers.safe.xml import Look, child, first, number_of, pairs, parse
+from s2sr_xr.readers.safe.xml import Facts, child, first, number_of, pairs, parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -133,21 +133,21 @@ def product_facts(data: bytes, name: str) -> Product:
     """
     root = parse(data, name)
     level = _level(root, _PRODUCT_ROOT, name)
-    look = Look(root, name)
+    facts = Facts(root, name)
     special = dict(pairs(root, "Special_Values", "SPECIAL_VALUE"))
     band_ids = _band_ids(root)
-    orbit = look.text("SENSING_ORBIT_NUMBER")
+    orbit = facts.text("SENSING_ORBIT_NUMBER")
     return Product(
         level=level,
-        name=first(_NAME, look.text("PRODUCT_URI", "PRODUCT_URI_2A")),
-        baseline=first(_BASELINE, look.text("PROCESSING_BASELINE")),
-        platform=look.text("SPACECRAFT_NAME"),
-        datatake=look.attribute("Datatake", "datatakeIdentifier"),
+        name=first(_NAME, facts.text("PRODUCT_URI", "PRODUCT_URI_2A")),
+        baseline=first(_BASELINE, facts.text("PROCESSING_BASELINE")),
+        platform=facts.text("SPACECRAFT_NAME"),
+        datatake=facts.attribute("Datatake", "datatakeIdentifier"),
         orbit=int(orbit) if orbit.isdecimal() else None,
-        orbit_direction=look.text("SENSING_ORBIT_DIRECTION").lower(),
-        start=look.time("PRODUCT_START_TIME", "DATATAKE_SENSING_START"),
-        generated=look.time("GENERATION_TIME"),
-        quantification=look.number(*QUANTIFICATION[level]),
+        orbit_direction=facts.text("SENSING_ORBIT_DIRECTION").lower(),
+        start=facts.time("PRODUCT_START_TIME", "DATATAKE_SENSING_START"),
+        generated=facts.time("GENERATION_TIME"),
+        quantification=facts.number(*QUANTIFICATION[level]),
         offsets={
             band_ids.get(e.get("band_id", ""), ""): number_of(e, name)
             for e in root.iter(OFFSETS[level])
@@ -175,8 +175,8 @@ def tile_facts(data: bytes, name: str) -> Tile:
         The pixels are not square, or not north up.
     """
     root = parse(data, name)
-    look = Look(root, name)
-    said = look.text("TILE_ID", "TILE_ID_2A")
+    facts = Facts(root, name)
+    said = facts.text("TILE_ID", "TILE_ID_2A")
     sun = root.find(".//Mean_Sun_Angle")
     views = {
         e.get("bandId", ""): angles
@@ -187,8 +187,8 @@ def tile_facts(data: bytes, name: str) -> Tile:
         level=_level(root, _TILE_ROOT, name),
         tile=tile_in(said),
         baseline=first(_BASELINE, said.rpartition("_")[2]),
-        sensed=look.time("SENSING_TIME"),
-        crs=look.needed("HORIZONTAL_CS_CODE"),
+        sensed=facts.time("SENSING_TIME"),
+        crs=facts.needed("HORIZONTAL_CS_CODE"),
         corners=dict(_corners(root, name)),
         shapes=dict(_shapes(root, name)),
         sun=None if sun is None else _angles(sun),

@@ -10,31 +10,36 @@ import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import xarray as xr
-
-from s2sr_xr.core.bands import BANDS, canonical, group
+from s2sr_xr.core.bands import BANDS, group
 from s2sr_xr.core.nodata import DEFECT, SATURATED
 from s2sr_xr.core.radiometry import offset_of
 from s2sr_xr.core.reflectance import Radiometry
 from s2sr_xr.errors import MissingBandError, RadiometryError, ReadError, S2SRWarning
 from s2sr_xr.readers.fetch.asset import driver_of
-from s2sr_xr.readers.fetch.source import as_variable
+from s2sr_xr.readers.item import NO_MODEL, named_bands
+from s2sr_xr.readers.place import CLASSES, check_ground
 from s2sr_xr.readers.safe.files import locate
-from s2sr_xr.readers.safe.masks import LAYERS, FlagSource
+from s2sr_xr.readers.safe.masks import LAYERS, QualityMasks
 from s2sr_xr.readers.safe.metadata import OFFSETS
 from s2sr_xr.readers.safe.product import open_granule
 from s2sr_xr.readers.scene_classification import ClassSource
-from s2sr_xr.readers.tree import NO_MODEL, Image, check_chunks, check_nesting, group_of
+from s2sr_xr.readers.tree import (
+    Image,
+    Layer,
+    check_chunks,
+    make_tree,
+    reflectance_layer,
+)
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     import numpy as np
+    import xarray as xr
 
     from s2sr_xr.core.grid import Grid
     from s2sr_xr.readers.fetch.asset import Asset
-    from s2sr_xr.readers.fetch.source_protocol import Source
     from s2sr_xr.readers.safe.metadata import Product
     from s2sr_xr.readers.safe.product import Found, Safe
 
@@ -96,37 +101,22 @@ def open_safe(
     check_chunks(chunks)
     safe = open_granule(*locate(path))
     names, missing = _wanted(safe, bands)
-    images = {name: (_image(safe, name),) for name in names}
-    check_nesting(safe.item, [its for (its,) in images.values()])
-    doubts = [f"images of {', '.join(missing)} (missing)"] if missing else []
-    groups: dict[str, xr.Dataset] = {}
+    images = {band: _image(safe, band) for band in names}
+    check_ground(safe.name, {band: image.grid for band, image in images.items()})
+    left_out = [f"images of {', '.join(missing)} (missing)"] if missing else []
+    layers: list[Layer] = []
     for res in (10, 20, 60):
-        here = {b: its for b, its in images.items() if BANDS[b].native == res}
+        here = [band for band in names if BANDS[band].native == res]
+        for band in here:
+            layer = reflectance_layer([images[band]])
+            layers.append(replace(layer, attrs={**layer.attrs, **_view(safe, band)}))
         if here:
-            groups[group(res)] = _dataset(safe, here, chunks, doubts)
-    if doubts:
+            layers += _quality(safe, here, left_out)
+    if left_out:
         warnings.warn(
-            f"{safe.name}, left out: {'; '.join(doubts)}.", S2SRWarning, stacklevel=2
+            f"{safe.name}, left out: {'; '.join(left_out)}.", S2SRWarning, stacklevel=2
         )
-    tree = xr.DataTree.from_dict(groups)
-    tree.attrs = _attrs(safe, missing)
-    return tree
-
-
-def _dataset(
-    safe: Safe,
-    images: Mapping[str, tuple[Image]],
-    chunks: int | None,
-    doubts: list[str],
-) -> xr.Dataset:
-    """Return the bands of one pixel size, and what the product says of them."""
-    ds = group_of([safe.item], images, chunks)
-    res = BANDS[next(iter(images))].native
-    chunk = None if chunks is None else chunks * 10 // res
-    ds.update(_quality(safe, tuple(images), chunk, doubts))
-    for band in images:
-        ds[band].attrs.update(_view(safe, band))
-    return ds
+    return make_tree([safe.item], layers, _attrs(safe, missing), chunks=chunks)
 
 
 # --- bands ----------------------------------------------------------------------------
@@ -141,12 +131,8 @@ def _wanted(safe: Safe, bands: Sequence[str] | None) -> tuple[list[str], list[st
         if not names:
             raise _missing(safe, missing, there)
         return names, missing
-    asked = [bands] if isinstance(bands, str) else list(bands)
-    if unknown := [b for b in asked if canonical(b) is None]:
-        raise MissingBandError(
-            f"{', '.join(unknown)}: no such band. Sentinel-2 has {', '.join(BANDS)}."
-        )
-    names = [b for b in BANDS if b in {canonical(a) for a in asked}]
+    named = named_bands(bands).values()
+    names = [b for b in BANDS if b in named]
     missing = [b for b in names if b not in there]
     if missing or not names:
         raise _missing(safe, missing, there)
@@ -162,7 +148,7 @@ def _missing(safe: Safe, missing: Sequence[str], there: set[str]) -> MissingBand
     if not missing:
         return MissingBandError("No band was asked for: bands=[]. Name one, or None.")
     root = safe.files.show(f"{safe.granule}/IMG_DATA")
-    coarser = {f.band for f in safe.images} - there - {"SCL"}
+    coarser = {f.band for f in safe.images} - there - {CLASSES}
     copies = [b for b in missing if b in coarser]
     why = f" ({', '.join(copies)} only at other pixels than its own)" if copies else ""
     have = ", ".join(b for b in BANDS if b in there) or "none"
@@ -235,31 +221,27 @@ def _radiometry(safe: Safe, band: str) -> Radiometry:
 # --- masks and attributes -------------------------------------------------------------
 
 
-def _quality(
-    safe: Safe, bands: Sequence[str], chunk: int | None, doubts: list[str]
-) -> dict[str, xr.Variable]:
-    """Return the flags of a group, and its scene classification, where there are any.
+def _quality(safe: Safe, bands: Sequence[str], left_out: list[str]) -> Iterator[Layer]:
+    """Yield the flags of bands of one pixel size, and the scene classification.
 
-    What is incomplete is left out, so that no pixel looks sound for want of a mask, and
-    is told in `doubts`.
+    Incomplete flags are left out, so that no pixel looks sound for want of a mask, and
+    named in `left_out`.
     """
     res = BANDS[bands[0]].native
     grid = safe.grid(res)
-    found: dict[str, xr.Variable] = {}
     sound = [b for b in bands if b in safe.masks and safe.files.size(safe.masks[b])]
     if len(sound) == len(bands):
         masks = tuple(_mask(safe, b, grid) for b in bands)
-        found["flags"] = _uint8(FlagSource(masks=masks), chunk, _FLAGS)
+        yield Layer("flags", QualityMasks(masks=masks), grid, _FLAGS)
     elif safe.masks:
         without = ", ".join(b for b in bands if b not in sound)
-        doubts.append(
+        left_out.append(
             f"flags of {group(res)} (quality masks of {without} missing or empty)"
         )
-    path = _file_of(safe, "SCL", 20) if res == 20 else None
+    path = _file_of(safe, CLASSES, 20) if res == 20 else None
     if path is not None:
-        classes = ClassSource(assets=(safe.asset("SCL", path, grid),))
-        found["SCL"] = _uint8(classes, chunk, _class_attrs(safe.product))
-    return found
+        classes = ClassSource(assets=(safe.asset(CLASSES, path, grid),))
+        yield Layer(CLASSES, classes, grid, _class_attrs(safe.product))
 
 
 _FLAGS = {
@@ -272,14 +254,8 @@ _FLAGS = {
 def _mask(safe: Safe, band: str, grid: Grid) -> Asset:
     """Return the quality mask of a band."""
     asset = safe.asset(band, safe.masks[band], grid)
-    # The shape tells that it is the band's; nobody says that masks are georeferenced.
+    # The shape shows that it is the band's; masks may have no CRS.
     return replace(asset, index=LAYERS, transform=None, crs=None)
-
-
-def _uint8(source: Source, chunk: int | None, attrs: Mapping[str, Any]) -> xr.Variable:
-    variable = as_variable(source, chunk, attrs)
-    variable.encoding["grid_mapping"] = "spatial_ref"
-    return variable
 
 
 def _class_attrs(product: Product) -> dict[str, Any]:

@@ -15,9 +15,10 @@ from s2sr_xr.core.bands import BANDS
 from s2sr_xr.core.grid import Grid
 from s2sr_xr.errors import GridError, ReadError
 from s2sr_xr.readers.fetch.asset import Asset, driver_of
+from s2sr_xr.readers.item import Item
+from s2sr_xr.readers.place import crs_as_wkt
+from s2sr_xr.readers.safe.files import join, other_kind
 from s2sr_xr.readers.safe.metadata import product_facts, tile_facts, tile_in
-from s2sr_xr.readers.stac.items import Item
-from s2sr_xr.readers.tree import wkt_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -45,7 +46,7 @@ _MASK = re.compile(
 )
 _PIXELS = re.compile(r"R(10|20|60)m", re.IGNORECASE)
 
-FOREIGN = (
+OTHER_KINDS = (
     (
         r"MTD_\w*L1B|_MSIL1B",
         "an L1B product, in sensor geometry",
@@ -65,7 +66,7 @@ FOREIGN = (
     ),
     (r"^(?:zarr\.json|\.zgroup)$", "a Zarr store", "s2sr_xr.open_eopf opens it"),
 )
-"""What is not read here: names that tell, what it is, and what to do."""
+"""What is not read here: patterns of names, what it is, and what to do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,16 +100,8 @@ class Safe:
     @property
     def item(self) -> Item:
         """The product under the names that STAC has for it."""
-        return Item(
-            facts={
-                "id": self.name,
-                "properties": {"s2:processing_baseline": self.product.baseline},
-                "assets": {},
-            },
-            found_at="",
-            time=self.time,
-            bands={},
-        )
+        properties = {"s2:processing_baseline": self.product.baseline}
+        return Item.of_product(self.name, self.time, properties=properties)
 
     def grid(self, res: int) -> Grid:
         """Return the grid of pixels of `res` metres."""
@@ -116,7 +109,7 @@ class Safe:
             raise ReadError(f"The metadata of {self.name} have no grid of {res} m.")
         x_edge, y_edge = self.tile.corners[res]
         return Grid(
-            crs=wkt_of(self.tile.crs),
+            crs=crs_as_wkt(self.tile.crs),
             x_edge=x_edge,
             y_edge=y_edge,
             res=float(res),
@@ -197,10 +190,10 @@ def _product_at(files: Files, start: str) -> tuple[str, str, str]:
     above, _, _ = start.rpartition("/")
     granule = start if above.rpartition("/")[2] == "GRANULE" else ""
     top = above.rpartition("/")[0] if granule else start
-    places = [top] if granule else [top, *(_join(top, f) for f in files.list(top)[1])]
+    places = [top] if granule else [top, *(join(top, f) for f in files.list(top)[1])]
     # A folder may hold the product's own folder, as archives do.
     found = [
-        (place, _join(place, name))
+        (place, join(place, name))
         for place in places
         for name in files.list(place)[0]
         if _PRODUCT.fullmatch(name)
@@ -222,11 +215,8 @@ def _foreign(files: Files, places: Sequence[str]) -> ReadError:
     # An archive, or a folder, with one product in it.
     below = files.list(places[1])[0] if len(places) == 2 else ()
     names = [_folder_name(shown), *here, *below]
-    for pattern, what, remedy in FOREIGN:
-        if any(re.search(pattern, name) for name in names):
-            return ReadError(f"{shown} is {what}; {remedy}.")
     some = ", ".join(here[:6]) or "nothing"
-    return ReadError(
+    return other_kind(shown, names, OTHER_KINDS) or ReadError(
         f"{shown} holds no MTD_MSIL1C.xml or MTD_MSIL2A.xml, which say what the counts "
         f"mean; it holds {some}. Give the directory or the zip of a SAFE product."
     )
@@ -234,17 +224,17 @@ def _foreign(files: Files, places: Sequence[str]) -> ReadError:
 
 def _only_granule(files: Files, folder: str) -> str:
     """Return the only granule of a product."""
-    root = _join(folder, "GRANULE")
+    root = join(folder, "GRANULE")
     granules = files.list(root)[1] if "GRANULE" in files.list(folder)[1] else ()
     if len(granules) == 1:
-        return _join(root, granules[0])
+        return join(root, granules[0])
     if not granules:
         raise ReadError(
             f"{files.show(folder)} has no granule: its GRANULE folder is missing or "
             "empty. Fetch the product again."
         )
     table = "; ".join(f"{tile_in(g) or 'tile unknown'}: {g}" for g in granules)
-    one = files.show(_join(root, granules[0])).replace("!/", "/")
+    one = files.show(join(root, granules[0])).replace("!/", "/")
     raise GridError(
         f"{files.show(folder)} holds {len(granules)} granules ({table}). Open one at a "
         f"time: open_safe({one!r})."
@@ -282,10 +272,6 @@ def _masks(files: Files, root: str) -> Iterator[tuple[str, str]]:
 def _has(files: Files, folder: str) -> bool:
     above, _, name = folder.rpartition("/")
     return name in files.list(above)[1]
-
-
-def _join(folder: str, name: str) -> str:
-    return f"{folder}/{name}" if folder else name
 
 
 def _folder_name(shown: str) -> str:

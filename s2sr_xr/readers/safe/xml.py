@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MOST_BYTES",
     "MOST_ELEMENTS",
-    "Look",
+    "Facts",
     "child",
     "first",
     "number_of",
@@ -51,7 +51,7 @@ def parse(data: bytes, name: str) -> Element:
     """
     if len(data) > MOST_BYTES:
         raise ReadError(
-            f"{name} has more than {MOST_BYTES} bytes: no Sentinel-2 metadata."
+            f"{name} has more than {MOST_BYTES} bytes: not Sentinel-2 metadata."
         )
     builder = TreeBuilder()
     parser = expat.ParserCreate(namespace_separator="}")
@@ -87,7 +87,7 @@ def parse(data: bytes, name: str) -> Element:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Facts:
     """The first element of a name that says something, anywhere in the tree."""
 
     root: Element
@@ -117,8 +117,21 @@ class Look:
         except ValueError:
             value = 0.0
         if not 0 < value < np.inf:
-            raise ReadError(f"{self.name}: {tags[0]} is {text!r}, no positive number.")
+            raise ReadError(
+                f"{self.name}: {tags[0]} is {text!r}, not a positive number."
+            )
         return value
+
+    def whole(self, tag: str) -> int:
+        """Return a whole number that has to be there."""
+        text = self.text(tag)
+        try:
+            return int(text)
+        except ValueError as error:
+            raise ReadError(
+                f"{self.name}: {tag} is {text!r}, not a whole number. Fetch the "
+                "product again."
+            ) from error
 
     def attribute(self, tag: str, key: str) -> str:
         """Return an attribute of the first element of a name, else nothing."""
@@ -134,7 +147,7 @@ class Look:
             return np.datetime64(text.removesuffix("Z"), "ns")
         except ValueError as error:
             raise ReadError(
-                f"{self.name}: {tags[0]} is {text!r}, no moment in UTC."
+                f"{self.name}: {tags[0]} is {text!r}, not a moment in UTC."
             ) from error
 
 
@@ -156,7 +169,7 @@ def number_of(element: Element, name: str) -> float:
     except ValueError:
         value = np.nan
     if not np.isfinite(value):
-        raise ReadError(f"{name}: {element.tag} is {text!r}, no finite number.")
+        raise ReadError(f"{name}: {element.tag} is {text!r}, not a finite number.")
     return value
 
 

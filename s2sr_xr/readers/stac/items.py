@@ -20,12 +20,13 @@ from s2sr_xr.core.radiometry import band_of
 from s2sr_xr.errors import GridError, ReadError
 from s2sr_xr.readers.fetch.address import is_remote, without_query
 from s2sr_xr.readers.fetch.diagnosis import account
-from s2sr_xr.readers.fetch.hrefs import absolute, alternative, path_of
+from s2sr_xr.readers.fetch.hrefs import path_of
+from s2sr_xr.readers.item import Item, self_link
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Found", "Item", "all_items", "item_of", "links_of", "load", "time_of"]
+__all__ = ["Found", "all_items", "load", "parse_item", "sensing_time"]
 
 TIMEOUT = 30
 """Seconds to wait for the JSON of an item at a URL."""
@@ -34,12 +35,9 @@ LARGEST = 64 * 2**20
 """Bytes of JSON at a URL: thousands of items."""
 
 YEARS = range(1678, 2262)
-"""Years that nanoseconds in 64 bits can tell."""
+"""Years that nanoseconds in 64 bits can count."""
 
-_LEVEL = re.compile(r"(?:MSIL?|[-_]L)(1C|2A)")
-_SATELLITE = re.compile(r"2([A-D])\b")
 _CLASSES = re.compile(r"(?i)scl(_20m)?(-jp2)?")
-_TILE = re.compile(r"(?:^|MGRS-|_T?)(\d{2}[C-X][A-Z]{2})(?:_|$)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,79 +48,7 @@ class Found:
     """The item as plain JSON."""
 
     at: str
-    """Local path or URL of the file that it stood in."""
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """The JSON of one STAC item, and where it was found."""
-
-    facts: Mapping[str, Any]
-    """The item as plain JSON; never changed."""
-
-    found_at: str
-    """Local path or URL that relative hrefs count from; empty where unknown."""
-
-    time: np.datetime64
-    """When the scene was seen, in UTC."""
-
-    bands: Mapping[str, tuple[str, ...]]
-    """Keys of the assets of each band, by ESA's identifier."""
-
-    classes: tuple[str, ...] = ()
-    """Keys of the assets that hold the scene classification."""
-
-    @property
-    def id(self) -> str:
-        """The item's identifier."""
-        return str(self.facts["id"])
-
-    @property
-    def properties(self) -> Mapping[str, Any]:
-        """What the item says of itself."""
-        return self.facts.get("properties") or {}
-
-    @property
-    def level(self) -> str | None:
-        """``"L1C"`` or ``"L2A"``, from the product type, the collection or the id."""
-        known = self.properties
-        said = (
-            known.get("s2:product_type"),
-            known.get("product:type"),
-            self.facts.get("collection"),
-            self.id,
-        )
-        found = (_LEVEL.search(str(text).upper()) for text in said)
-        return next((f"L{match[1]}" for match in found if match), None)
-
-    @property
-    def platform(self) -> str | None:
-        """The satellite under one name, such as ``"Sentinel-2A"``."""
-        text = str(self.properties.get("platform") or self.id[:3])
-        unit = _SATELLITE.search(text.upper())
-        return f"Sentinel-2{unit[1]}" if unit else None
-
-    @property
-    def tile(self) -> str | None:
-        """The MGRS tile, such as ``"31TFJ"``, where the item names it."""
-        known = self.properties
-        text = str(known.get("grid:code") or known.get("s2:mgrs_tile") or self.id)
-        found = _TILE.search(text)
-        return found[1] if found else None
-
-    @property
-    def links(self) -> list[Mapping[str, Any]]:
-        """Its links to other things."""
-        return links_of(self.facts)
-
-    def absolute(self, band: str, href: str) -> str:
-        """Return an href as it is opened; see `_hrefs.absolute`."""
-        place, own = path_of(self.found_at), _self_link(self.facts)
-        return absolute(href, place=place, own=own, item=self.id, band=band)
-
-    def address(self, band: str, key: str) -> str:
-        """Return the address of an asset as it is opened."""
-        return self.absolute(band, alternative(self.facts["assets"][key]))
+    """Local path or URL of the file that held it."""
 
 
 def all_items(items: object) -> list[Item]:
@@ -133,9 +59,9 @@ def all_items(items: object) -> list[Item]:
     Raises
     ------
     GridError
-        There is none, or one stands twice.
+        There is none, or one appears more than once.
     ReadError
-        Something is no item, or could not be loaded.
+        Something is not an item, or could not be loaded.
     """
     found = sorted(_flatten(items, ""), key=lambda item: (item.time, item.id))
     if not found:
@@ -145,7 +71,7 @@ def all_items(items: object) -> list[Item]:
     seen: set[str] = set()
     for item in found:
         if item.id in seen:
-            raise GridError(f"Item {item.id} stands twice among the items; drop one.")
+            raise GridError(f"Item {item.id} appears more than once; drop the others.")
         seen.add(item.id)
     return found
 
@@ -159,7 +85,7 @@ def _flatten(items: Any, found_at: str) -> Iterator[Item]:  # noqa: ANN401 - as 
     elif isinstance(items, Mapping) and items.get("type") == "FeatureCollection":
         yield from _flatten(items.get("features", ()), found_at)
     elif isinstance(items, Mapping):
-        yield item_of(items, found_at)
+        yield parse_item(items, found_at)
     elif hasattr(items, "get_items") and hasattr(items, "to_dict"):
         raise GridError(
             f"{type(items).__name__} is a catalogue; give the items of it that are "
@@ -175,13 +101,13 @@ def _flatten(items: Any, found_at: str) -> Iterator[Item]:  # noqa: ANN401 - as 
             yield from _flatten(item, found_at)
     else:
         raise GridError(
-            f"{type(items).__name__} is no STAC item. Give pystac items, their "
+            f"{type(items).__name__} is not a STAC item. Give pystac items, their "
             "dicts, a search, or paths of their JSON files."
         )
 
 
 def _found_by(search: Any) -> Any:  # noqa: ANN401 - pystac-client is no dependency
-    """Return what a search found, None for what is no search."""
+    """Return what a search found, None for what is not a search."""
     for name in ("items_as_dicts", "items", "item_collection"):
         if callable(method := getattr(search, name, None)):
             return method()
@@ -216,14 +142,14 @@ def _download(url: str) -> Any:  # noqa: ANN401 - JSON
         ) from None
 
 
-def item_of(facts: Mapping[str, Any], found_at: str) -> Item:
+def parse_item(facts: Mapping[str, Any], found_at: str) -> Item:
     """Return what is needed of an item, checked."""
     if missing := [k for k in ("id", "properties", "assets") if not facts.get(k)]:
         raise ReadError(
-            f"{facts.get('id', found_at or 'A mapping')!r} is no STAC item: it has no "
-            f"{' and no '.join(missing)}."
+            f"{facts.get('id', found_at or 'A mapping')!r} is not a STAC item: it has "
+            f"no {' and no '.join(missing)}."
         )
-    own = _self_link(facts)
+    own = self_link(facts)
     # A file may have been moved, and the answer to a search lies nowhere.
     place = own if is_remote(found_at) and is_remote(own) else found_at or own
     bands: dict[str, tuple[str, ...]] = {}
@@ -231,22 +157,10 @@ def item_of(facts: Mapping[str, Any], found_at: str) -> Item:
         if (band := band_of(key, asset)) is not None:
             bands[band] = (*bands.get(band, ()), key)
     classes = tuple(key for key in facts["assets"] if _CLASSES.fullmatch(key))
-    return Item(facts, place, time_of(facts), bands, classes)
+    return Item(facts, place, sensing_time(facts), bands, classes)
 
 
-def _self_link(facts: Mapping[str, Any]) -> str:
-    own = (k.get("href") for k in links_of(facts) if k.get("rel") == "self")
-    return next((str(href) for href in own if href), "")
-
-
-def links_of(facts: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return the links of an item; what is no link says nothing."""
-    links = facts.get("links")
-    found = links if isinstance(links, list | tuple) else ()
-    return [k for k in found if isinstance(k, Mapping)]
-
-
-def time_of(facts: Mapping[str, Any]) -> np.datetime64:
+def sensing_time(facts: Mapping[str, Any]) -> np.datetime64:
     """Return when an item was sensed."""
     properties = facts["properties"]
     text = properties.get("datetime") or properties.get("start_datetime")

@@ -1,44 +1,34 @@
 """STAC items of Sentinel-2 to lazy trees: native pixels, decoded, on one grid each.
 
-Everything but the pixels comes from the items: assets are matched to bands, grids to
-each other, and counts to their meaning before a file is opened. A header is read only
-where an item does not say where its pixels lie.
+In three steps: items (`all_items`), their images (`find_images`: assets matched to
+bands, grids to each other, counts to their meaning), the tree (`make_tree`). No file is
+opened, but for a header where an item does not say where its pixels lie.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-import xarray as xr
-
 from s2sr_xr.core.area import Area
-from s2sr_xr.core.bands import group
 from s2sr_xr.core.radiometry import override, warn_of_doubt
 from s2sr_xr.errors import ChunkError, GridError, MissingBandError, ReadError
-from s2sr_xr.readers.scene_classification import class_variables
-from s2sr_xr.readers.stac.assets import has_classes, image_of, layer_of
+from s2sr_xr.readers.item import select_bands, tree_attrs
+from s2sr_xr.readers.place import CLASSES, describe
+from s2sr_xr.readers.scene_classification import class_layers
+from s2sr_xr.readers.stac.images import find_images, has_classes
 from s2sr_xr.readers.stac.items import all_items
-from s2sr_xr.readers.tree import (
-    CLASSES,
-    attrs_of,
-    check_chunks,
-    check_nesting,
-    chunk_of,
-    coords_of,
-    group_of,
-    place_of,
-    res_of,
-    wanted_bands,
-)
+from s2sr_xr.readers.tree import check_chunks, make_tree, reflectance_layer, show_layers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from s2sr_xr.core.grid import Grid, Ground
+    import xarray as xr
+
+    from s2sr_xr.core.grid import Ground
     from s2sr_xr.core.reflectance import Radiometry
-    from s2sr_xr.readers.stac.items import Item
-    from s2sr_xr.readers.tree import Image, Layer, Reader
+    from s2sr_xr.readers.item import Item
+    from s2sr_xr.readers.stac.images import ItemImages
+    from s2sr_xr.readers.tree import Layer, Show
 
 __all__ = ["open_stac", "open_stac_tiles"]
 
@@ -81,7 +71,7 @@ def open_stac(
     radiometry
         ``"auto"`` decides for each item and band from its metadata. A mapping such as
         ``{"offset": -1000}`` (counts added before the scale, which is 1e-4 unless
-        ``"scale"`` is given) says it for all.
+        ``"scale"`` is given) holds for all.
 
     Returns
     -------
@@ -107,23 +97,23 @@ def open_stac(
     ChunkError
         Chunks do not hold whole 60 m pixels.
     ReadError
-        An asset is nothing that is read here, or not to be followed, or a header could
-        not be read. Pixels are read, and may fail, when they are computed.
+        An asset is of a format or at an address that is not read here, or a header
+        could not be read. Pixels are read, and may fail, when they are computed.
     ImportError
-        stackstac is not there.
+        stackstac is not installed.
 
     Warns
     -----
     S2SRWarning
         The items are of a collection that contradicts its own pixels.
     """
-    read = _backend(reader, chunks)
-    stack = _stack(items, bands, override(radiometry))
-    places = stack.by_place()
+    show = _backend(reader, chunks)
+    places = _scenes(items, bands, radiometry)
     if len(places) > 1:
         raise _several(places)
-    warn_of_doubt(stack.decisions(), stacklevel=3)
-    return stack.tree(chunks, Area(bbox) if bbox is not None else None, read)
+    warn_of_doubt(_meanings(places), stacklevel=3)
+    (scenes,) = places.values()
+    return _tree(scenes, chunks, None if bbox is None else Area(bbox), show)
 
 
 def open_stac_tiles(
@@ -165,135 +155,62 @@ def open_stac_tiles(
     S2SRWarning
         The items are of a collection that contradicts its own pixels.
     """
-    read = _backend(reader, chunks)
-    stack = _stack(items, bands, override(radiometry))
-    places = stack.by_place()
-    area = Area(bbox) if bbox is not None else None
-    met = {p: s for p, s in places.items() if area is None or area.window(s.grid)}
+    show = _backend(reader, chunks)
+    places = _scenes(items, bands, radiometry)
+    area = None if bbox is None else Area(bbox)
+    met = {p: s for p, s in places.items() if not area or area.window(s[0].grid)}
     if not met:
         raise GridError(
             f"No tile meets the bbox {bbox} (west, south, east, north, in degrees); "
             f"there are {', '.join(places)}."
         )
-    warn_of_doubt((d for s in met.values() for d in s.decisions()), stacklevel=3)
-    names = _names(met)
-    trees = {names[place]: s.tree(chunks, area, read) for place, s in met.items()}
+    warn_of_doubt(_meanings(met), stacklevel=3)
+    names = _tile_names(met)
+    trees = {names[p]: _tree(scenes, chunks, area, show) for p, scenes in met.items()}
     return dict(sorted(trees.items()))
 
 
-def _backend(reader: str, chunks: int | None) -> Reader | None:
-    """Return what shows the bands, None for this library itself."""
+def _backend(reader: str, chunks: int | None) -> Show:
+    """Return what makes variables of layers."""
     check_chunks(chunks)
     if reader == "native":
-        return None
+        return show_layers
     if reader != "stackstac":
         raise ReadError(f"reader={reader!r}: give 'native' or 'stackstac'.")
     if chunks is None:
         raise ChunkError(
             "reader='stackstac' gives Dask arrays: give chunks, or reader='native'."
         )
-    from s2sr_xr.readers.stac.stackstac import stacked
+    from s2sr_xr.readers.stac.stackstac import show_by_stackstac
 
-    return stacked
-
-
-# --- items and their images -----------------------------------------------------------
+    return show_by_stackstac
 
 
-@dataclass(frozen=True, slots=True)
-class _Stack:
-    """Items, and their images by band: one an item."""
-
-    items: Sequence[Item]
-    images: Mapping[str, tuple[Image, ...]]
-    classes: tuple[Layer, ...]
-    """Scene classifications; empty where not wanted."""
-
-    def layers(self) -> Iterator[tuple[Layer, ...]]:
-        """Yield all images of each item."""
-        rows = [*self.images.values(), *([self.classes] if self.classes else [])]
-        return zip(*rows, strict=True)
-
-    @property
-    def grid(self) -> Grid:
-        """The grid of the first image: that of all, but for the size of pixels."""
-        return next(self.layers())[0].grid
-
-    def decisions(self) -> Iterator[Radiometry]:
-        """Yield what the counts of each image mean."""
-        return (i.radiometry for its in self.images.values() for i in its)
-
-    def by_place(self) -> dict[str, _Stack]:
-        """Return the items of each grid, by its place."""
-        places: dict[str, list[int]] = {}
-        for n, layers in enumerate(self.layers()):
-            places.setdefault(place_of(layers[0].grid), []).append(n)
-        return {place: self._only(its) for place, its in places.items()}
-
-    def _only(self, wanted: Sequence[int]) -> _Stack:
-        return _Stack(
-            [self.items[n] for n in wanted],
-            {b: tuple(its[n] for n in wanted) for b, its in self.images.items()},
-            tuple(self.classes[n] for n in wanted if self.classes),
-        )
-
-    def tree(
-        self, chunks: int | None, area: Area | None, read: Reader | None
-    ) -> xr.DataTree:
-        """Return the tree of items on one grid, or the part of it over `area`."""
-        attrs = attrs_of(self.items)
-        groups: dict[str, xr.Dataset] = {}
-        for res in (10, 20, 60):
-            here = {b: its for b, its in self.images.items() if res_of(b) == res}
-            if here:
-                groups[group(res)] = group_of(
-                    self.items, here, chunks, area=area, read=read
-                )
-        if self.classes:
-            name = group(res_of(CLASSES))
-            bands = groups.get(name)
-            groups[name] = self._with_classes(bands, chunks, area)
-        tree = xr.DataTree.from_dict(groups)
-        tree.attrs = attrs
-        return tree
-
-    def _with_classes(
-        self, bands: xr.Dataset | None, chunks: int | None, area: Area | None
-    ) -> xr.Dataset:
-        grid = part = self.classes[0].grid
-        if area is not None:
-            part = grid.part(*area.slices(grid))
-        made = class_variables(self.classes, part, chunk_of(chunks, grid))
-        coords = coords_of(self.items, part)
-        return (xr.Dataset(coords=coords) if bands is None else bands).assign(made)
+# --- items, images, tree --------------------------------------------------------------
 
 
-def _stack(
-    items: object, bands: Sequence[str] | None, meaning: Radiometry | None
-) -> _Stack:
-    """Return items with their images; all of an item on the same ground."""
+def _scenes(
+    items: object, bands: Sequence[str] | None, radiometry: object
+) -> dict[str, list[ItemImages]]:
+    """Return items with their images, in order of time, by the place of their grid."""
+    meaning = override(radiometry)
     found = all_items(items)
-    names, classes = _asked(found, bands)
-    stack = _Stack(
-        found,
-        {b: tuple(image_of(item, b, meaning) for item in found) for b in names},
-        tuple(layer_of(item, CLASSES)[1] for item in found if classes),
-    )
-    for item, layers in zip(found, stack.layers(), strict=True):
-        check_nesting(item, layers)
-    return stack
+    names = _names(found, bands)
+    places: dict[str, list[ItemImages]] = {}
+    for scene in [find_images(item, names, meaning) for item in found]:
+        places.setdefault(describe(scene.grid), []).append(scene)
+    return places
 
 
-def _asked(
-    items: Sequence[Item], bands: Sequence[str] | None
-) -> tuple[list[str], bool]:
-    """Return the bands to open, and whether to open the scene classifications."""
+def _names(items: Sequence[Item], bands: Sequence[str] | None) -> list[str]:
+    """Return the bands to open, and last the scene classification if it is wanted."""
     if bands is None:
-        return wanted_bands(items, None), all(has_classes(item) for item in items)
+        has_all = all(has_classes(item) for item in items)
+        return [*select_bands(items, None), *([CLASSES] if has_all else [])]
     asked = [bands] if isinstance(bands, str) else list(bands)
     others = [b for b in asked if b.strip().upper() != CLASSES]
     if len(others) == len(asked):
-        return wanted_bands(items, asked), False
+        return select_bands(items, asked)
     if lacking := [item for item in items if not item.classes]:
         raise MissingBandError(
             f"Item {lacking[0].id} has no asset for {CLASSES}; {len(lacking)} of "
@@ -301,14 +218,36 @@ def _asked(
             item=lacking[0].id,
             band=CLASSES,
         )
-    return wanted_bands(items, others) if others else [], True
+    return [*(select_bands(items, others) if others else []), CLASSES]
 
 
-def _several(places: Mapping[str, _Stack]) -> GridError:
-    """Return the error that lists who lies where."""
+def _tree(
+    scenes: Sequence[ItemImages], chunks: int | None, area: Area | None, show: Show
+) -> xr.DataTree:
+    """Return the tree of items on one grid, or the part of it over `area`."""
+    items = [scene.item for scene in scenes]
+    layers: list[Layer] = []
+    for band in scenes[0].images:
+        images = [scene.images[band] for scene in scenes]
+        if band == CLASSES:
+            layers += class_layers(images)
+        else:
+            layers.append(reflectance_layer(images))
+    attrs = tree_attrs(items, "STAC")
+    return make_tree(items, layers, attrs, chunks=chunks, area=area, show=show)
+
+
+def _meanings(places: Mapping[str, Sequence[ItemImages]]) -> Iterator[Radiometry]:
+    """Yield what the counts of each image mean."""
+    for scene in (scene for scenes in places.values() for scene in scenes):
+        yield from (i.radiometry for i in scene.images.values() if i.radiometry)
+
+
+def _several(places: Mapping[str, Sequence[ItemImages]]) -> GridError:
+    """Return the error that lists which items lie where."""
     table = "; ".join(
-        f"{place} ({len(s.items)}: {', '.join(item.id for item in s.items)})"
-        for place, s in places.items()
+        f"{place} ({len(scenes)}: {', '.join(s.item.id for s in scenes)})"
+        for place, scenes in places.items()
     )
     return GridError(
         f"The items lie on {len(places)} grids: {table}. Open them with "
@@ -316,13 +255,13 @@ def _several(places: Mapping[str, _Stack]) -> GridError:
     )
 
 
-def _names(places: Mapping[str, _Stack]) -> dict[str, str]:
+def _tile_names(places: Mapping[str, Sequence[ItemImages]]) -> dict[str, str]:
     """Return the name of each grid: its MGRS tile, where that names it alone."""
-    told = {p: {item.tile for item in s.items} for p, s in places.items()}
-    tiles = [tile for its in told.values() for tile in its]
+    tiles = {place: {s.item.tile for s in its} for place, its in places.items()}
+    known = [tile for its in tiles.values() for tile in its]
     names = {}
-    for place, its in told.items():
+    for place, its in tiles.items():
         tile = next(iter(its))
-        alone = len(its) == 1 and tile is not None and tiles.count(tile) == 1
+        alone = len(its) == 1 and tile is not None and known.count(tile) == 1
         names[place] = tile if alone and tile is not None else place
     return names

@@ -15,38 +15,42 @@ import xarray as xr
 
 from s2sr_xr.core.reflectance import decode
 from s2sr_xr.errors import RadiometryError, ReadError
-from s2sr_xr.readers.fetch.address import is_remote
-from s2sr_xr.readers.fetch.diagnosis import gdal_name
+from s2sr_xr.readers.fetch.address import gdal_name, is_remote
+from s2sr_xr.readers.fetch.source import BandSource
 from s2sr_xr.readers.fetch.source_protocol import DIMS
+from s2sr_xr.readers.tree import show_layers
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from s2sr_xr.core.grid import Grid
     from s2sr_xr.core.reflectance import Radiometry
-    from s2sr_xr.readers.stac.items import Item
-    from s2sr_xr.readers.tree import Image
+    from s2sr_xr.readers.item import Item
+    from s2sr_xr.readers.tree import Layer
 
-__all__ = ["stacked"]
+__all__ = ["show_by_stackstac"]
 
 
-def stacked(
-    items: Sequence[Item],
-    images: Mapping[str, Sequence[Image]],
-    part: Grid,
-    chunk: int | None,
+def show_by_stackstac(
+    items: Sequence[Item], layers: Sequence[Layer], part: Grid, chunk: int | None
 ) -> dict[str, xr.Variable]:
-    """Return the bands of one pixel size on the grid `part`, as Dask arrays.
+    """Return layers of one pixel size on the grid `part`, bands as stackstac's arrays.
 
     Raises
     ------
     ImportError
-        stackstac is not there.
+        stackstac is not installed.
     ReadError
         An address is to be signed when it is read, which stackstac cannot.
     RadiometryError
         A no-data count is not 0, the only one that comes out of stackstac here.
     """
+    sources = [la.source for la in layers if isinstance(la.source, BandSource)]
+    codes = [la for la in layers if not isinstance(la.source, BandSource)]
+    grids = {la.name: la.grid for la in layers}
+    shown = show_layers(items, codes, part, chunk)
+    if not sources:
+        return shown
     try:
         import stackstac
     except ImportError as error:
@@ -55,12 +59,17 @@ def stacked(
             "'s2sr-xr[stackstac]', or use reader='native'."
         ) from error
     plain = [
-        _plain_item(item, {b: its[n] for b, its in images.items()})
+        {
+            "id": item.id,
+            # It says only what stackstac understands.
+            "properties": {"datetime": f"{item.time.astype('datetime64[us]')}Z"},
+            "assets": {s.band: _plain_asset(s, n, grids[s.band]) for s in sources},
+        }
         for n, item in enumerate(items)
     ]
     counts = stackstac.stack(
         plain,
-        assets=list(images),
+        assets=[source.band for source in sources],
         epsg=_epsg(part),
         bounds=part.extent,
         resolution=part.res,
@@ -78,10 +87,11 @@ def stacked(
         gdal_env=stackstac.DEFAULT_GDAL_ENV.updated(always={"GDAL_NUM_THREADS": 1}),
     ).data
     assert counts.shape[2:] == part.shape
-    return {
-        band: xr.Variable(DIMS, _decoded(counts[:, n], [i.radiometry for i in its]))
-        for n, (band, its) in enumerate(images.items())
+    bands = {
+        source.band: xr.Variable(DIMS, _decoded(counts[:, n], source.radiometry))
+        for n, source in enumerate(sources)
     }
+    return bands | shown
 
 
 def _decoded(counts: Any, meanings: Sequence[Radiometry]) -> Any:  # noqa: ANN401 - Dask
@@ -103,17 +113,9 @@ def _epsg(grid: Grid) -> int:
     return int(CRS.from_wkt(grid.crs).to_epsg())
 
 
-def _plain_item(item: Item, images: Mapping[str, Image]) -> dict[str, Any]:
-    """Return an item that says only what stackstac understands."""
-    return {
-        "id": item.id,
-        "properties": {"datetime": f"{item.time.astype('datetime64[us]')}Z"},
-        "assets": {band: _plain_asset(image) for band, image in images.items()},
-    }
-
-
-def _plain_asset(image: Image) -> dict[str, Any]:
-    asset, grid = image.asset, image.grid
+def _plain_asset(source: BandSource, step: int, grid: Grid) -> dict[str, Any]:
+    """Return the image of one time step as stackstac understands it."""
+    asset, nodata = source.assets[step], source.radiometry[step].nodata
     if asset.sign is not None and "sig=" not in asset.href:
         raise ReadError(
             f"{asset.band} of {asset.item_id} needs a signature that stackstac does "
@@ -122,10 +124,10 @@ def _plain_asset(image: Image) -> dict[str, Any]:
             item=asset.item_id,
             band=asset.band,
         )
-    if image.radiometry.nodata != 0:
+    if nodata != 0:
         raise RadiometryError(
             f"{asset.band} of {asset.item_id} marks missing pixels with "
-            f"{image.radiometry.nodata}; reader='stackstac' takes 0 only. Use "
+            f"{nodata}; reader='stackstac' takes 0 only. Use "
             "reader='native'.",
             item=asset.item_id,
             band=asset.band,

@@ -1,4 +1,4 @@
-"""Which asset of an item is a band, and where its pixels lie."""
+"""From an item to its images: which asset is a band, where it lies, what it means."""
 
 from __future__ import annotations
 
@@ -7,45 +7,66 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from s2sr_xr.core.grid import Grid
 from s2sr_xr.core.radiometry import declared
 from s2sr_xr.errors import GridError, ReadError
 from s2sr_xr.readers.fetch.asset import Asset, driver_of
 from s2sr_xr.readers.fetch.hrefs import signer_of
 from s2sr_xr.readers.fetch.window import read_header
-from s2sr_xr.readers.tree import (
+from s2sr_xr.readers.item import links_of
+from s2sr_xr.readers.place import (
     CLASSES,
-    Image,
-    Layer,
-    crs_of,
-    is_native,
-    res_of,
-    wkt_of,
+    asset_grid,
+    check_ground,
+    declared_crs,
+    has_native_pixels,
+    native_size,
 )
+from s2sr_xr.readers.tree import Image
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from s2sr_xr.core.grid import Grid
     from s2sr_xr.core.reflectance import Radiometry
-    from s2sr_xr.readers.stac.items import Item
+    from s2sr_xr.readers.item import Item
 
-__all__ = ["has_classes", "image_of", "layer_of"]
+__all__ = ["ItemImages", "find_images", "has_classes"]
 
 _PIXEL = re.compile(r"_[126]0m")
 """What a key says of its pixels, as in ``B04_20m``."""
 
 
-def image_of(item: Item, band: str, meaning: Radiometry | None) -> Image:
-    """Return the native image of one band of one item."""
-    key, layer = layer_of(item, band)
-    return Image(layer.asset, layer.grid, meaning or declared(item.facts, band, key))
+@dataclass(frozen=True, slots=True)
+class ItemImages:
+    """One item and its native images."""
+
+    item: Item
+
+    images: Mapping[str, Image]
+    """By band, in instrument order; the scene classification, if wanted, last."""
+
+    @property
+    def grid(self) -> Grid:
+        """The grid of the first image: that of all, but for the size of pixels."""
+        return next(iter(self.images.values())).grid
 
 
-def layer_of(item: Item, band: str) -> tuple[str, Layer]:
-    """Return the native image of a band or the scene classification, and its key."""
+def find_images(
+    item: Item, bands: Sequence[str], meaning: Radiometry | None
+) -> ItemImages:
+    """Return an item with the native images of bands, all over the same ground.
+
+    `meaning` is what the user says of the counts; without it the item decides, once
+    for each image.
+    """
+    images = {band: _image(item, band, meaning) for band in bands}
+    check_ground(item.id, {band: image.grid for band, image in images.items()})
+    return ItemImages(item, images)
+
+
+def _image(item: Item, band: str, meaning: Radiometry | None) -> Image:
+    """Return the native image of a band, or of the scene classification."""
     key, asset = _native(item, band)
-    assert asset.shape is not None
-    assert asset.transform is not None
     if asset.crs is None:
         raise GridError(
             f"{band} of {item.id} has no CRS, in the item or in the file. Add "
@@ -53,14 +74,10 @@ def layer_of(item: Item, band: str) -> tuple[str, Layer]:
             item=item.id,
             band=band,
         )
-    grid = Grid(
-        crs=wkt_of(asset.crs),
-        x_edge=float(asset.transform[2]),
-        y_edge=float(asset.transform[5]),
-        res=float(asset.transform[0]),
-        shape=asset.shape,
-    )
-    return key, Layer(asset, grid)
+    if band == CLASSES:
+        return Image(asset, asset_grid(asset))
+    radiometry = meaning or declared(item.facts, band, key)
+    return Image(asset, asset_grid(asset), radiometry)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +103,8 @@ class _Candidate:
             driver=self.driver,
             shape=self.shape,
             transform=self.transform,
-            crs=crs_of(fields) or crs_of(self.item.properties),
-            sign=signer_of(href, self.item.links),
+            crs=declared_crs(fields) or declared_crs(self.item.properties),
+            sign=signer_of(href, links_of(self.item.facts)),
         )
 
 
@@ -101,10 +118,10 @@ def _candidates(item: Item, band: str) -> list[_Candidate]:
         kinds.add(str(fields.get("type")))
         driver = driver_of(fields.get("type"), str(fields.get("href", "")))
         if driver is not None:
-            place = _said_place(fields, band)
+            place = _declared_place(fields, band)
             if place == (None, None) and len(keys) == 1:
                 # What the item says of all its assets holds for one that is alone.
-                place = _said_place(item.properties, band)
+                place = _declared_place(item.properties, band)
             found.append(_Candidate(item, band, key, driver, *place))
     if not found:
         zarr = " Open Zarr products with open_eopf." if "zarr" in str(kinds) else ""
@@ -117,7 +134,7 @@ def _candidates(item: Item, band: str) -> list[_Candidate]:
     return sorted(found, key=lambda candidate: candidate.driver)
 
 
-def _said_place(
+def _declared_place(
     fields: Mapping[str, Any], band: str
 ) -> tuple[tuple[int, int] | None, tuple[float, ...] | None]:
     """Return the shape and transform that projection fields give."""
@@ -132,15 +149,15 @@ def _said_place(
         west, south, east, north = bbox
         made = ((east - west) / size[1], 0.0, west, 0.0, (south - north) / size[0])
         # Some catalogues give degrees here: such a box says nothing.
-        if is_native(band, made):
+        if has_native_pixels(band, made):
             return size, (*made, north)
     return size, None
 
 
-def _numbers(said: object) -> tuple[float, ...]:
+def _numbers(value: object) -> tuple[float, ...]:
     """Return a list of numbers; anything else says nothing, and is empty."""
     try:
-        found = tuple(map(float, said)) if isinstance(said, list | tuple) else ()
+        found = tuple(map(float, value)) if isinstance(value, list | tuple) else ()
     except (TypeError, ValueError):
         return ()
     return found if all(map(math.isfinite, found)) else ()
@@ -149,25 +166,25 @@ def _numbers(said: object) -> tuple[float, ...]:
 def _native(item: Item, band: str) -> tuple[str, Asset]:
     """Return the asset with the band's native pixels, its place known, and its key."""
     candidates = _candidates(item, band)
-    said = [c for c in candidates if c.transform]
-    native = [c for c in said if c.transform and is_native(band, c.transform)]
+    placed = [c for c in candidates if c.transform]
+    native = [c for c in placed if c.transform and has_native_pixels(band, c.transform)]
     if native:
         chosen = _only(native)
         asset = chosen.asset
         complete = asset.shape is not None and asset.crs is not None
         return chosen.key, asset if complete else read_header(asset)
-    pixels = [c.transform[0] for c in said if c.transform]
+    pixels = [c.transform[0] for c in placed if c.transform]
     for candidate in candidates:
-        if candidate not in said:
+        if candidate not in placed:
             asset = read_header(candidate.asset)
             assert asset.transform is not None
-            if is_native(band, asset.transform):
+            if has_native_pixels(band, asset.transform):
                 return candidate.key, asset
             pixels.append(asset.transform[0])
     raise GridError(
         f"{band} of {item.id} comes with pixels of "
         f"{', '.join(f'{p:g} m' for p in pixels)}; its native pixel is "
-        f"{res_of(band)} m. Use items that hold the native band.",
+        f"{native_size(band)} m. Use items that hold the native band.",
         item=item.id,
         band=band,
     )
@@ -179,7 +196,7 @@ def _only(native: Sequence[_Candidate]) -> _Candidate:
     same = [c for c in native if c.driver == first.driver]
     if len(same) > 1:
         # CDSE has items whose B07_60m gives the transform of B07_20m.
-        res = f"_{res_of(first.band)}m"
+        res = f"_{native_size(first.band)}m"
         same = [c for c in same if _PIXEL.search(c.key) is None or res in c.key]
     if len(same) != 1:
         raise GridError(
@@ -192,6 +209,6 @@ def _only(native: Sequence[_Candidate]) -> _Candidate:
 
 
 def has_classes(item: Item) -> bool:
-    """Tell whether an item has a scene classification that is read here."""
+    """Return whether an item has a scene classification that is read here."""
     fields = [item.facts["assets"][key] for key in item.classes]
     return any(driver_of(f.get("type"), str(f.get("href"))) for f in fields)

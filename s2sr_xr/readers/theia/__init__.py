@@ -1,0 +1,1 @@
+"""Theia and MAJA products as a tree."""
