@@ -174,6 +174,5 @@ class CARN(nn.Module):
         y = self.tail(y)
         if self.skip is not None:
             # Edge pixels lie in the padding of a patch, never in a tile.
-            padded = F.pad(x, (self.skip.reach,) * 4, mode="replicate")
-            y = y + centre(self.skip(padded), y)
+            y = y + centre(self.skip.whole(x), y)
         return self.standard.undo(y)

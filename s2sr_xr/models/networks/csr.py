@@ -79,8 +79,7 @@ class Up(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return ``(B, features, 2 h, 2 w)``."""
-        x = F.pad(self.convleaky(x), (self.twice.reach,) * 4, mode="replicate")
-        return self.twice(x)  # type: ignore[no-any-return]
+        return self.twice.whole(self.convleaky(x))
 
 
 class Registration(nn.Module):

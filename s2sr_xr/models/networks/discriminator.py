@@ -77,8 +77,7 @@ class Discriminator(nn.Module):
             scales.append(x)
             x = F.leaky_relu(down(x), SLOPE)
         for up in self.up:
-            x = self.twice(F.pad(x, (1,) * 4, mode="replicate"))
-            x = F.leaky_relu(up(x), SLOPE)
+            x = F.leaky_relu(up(self.twice.whole(x)), SLOPE)
             if self.skips:
                 x = x + scales.pop()
         for layer in self.last:
