@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = [
+    "SLOPE",
     "Centred",
     "Conv",
     "Inputs",
@@ -28,6 +29,9 @@ __all__ = [
     "lower",
     "without",
 ]
+
+SLOPE = 0.2
+"""Of leaky units, below zero."""
 
 Padding: TypeAlias = Literal["valid", "same"]
 """At the edge, a convolution keeps what it knows, or makes up what it misses."""
