@@ -43,10 +43,13 @@ def _one_thread():
 
 
 @pytest.fixture(autouse=True)
-def _registry(monkeypatch):
+def _registry():
     """Leave the registry as it was."""
-    monkeypatch.setattr(registry, "_MODELS", dict(registry._MODELS))
-    monkeypatch.setattr(registry, "_PLUGINS", list(registry._PLUGINS))
+    models, plugins = dict(registry._MODELS), list(registry._PLUGINS)
+    yield
+    registry._MODELS.clear()
+    registry._MODELS.update(models)
+    registry._PLUGINS[:] = plugins
 
 
 def spec_of(name, *, margin=2, exact=True, factor=2, align=1):
