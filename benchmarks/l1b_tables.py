@@ -38,8 +38,7 @@ from shipped_l1b import Set, first, judged_views, restored
 
 import s2sr_xr
 from s2sr_xr.core.filters import gaussian_blur
-from s2sr_xr.evaluate.aligned_psnr import aligned_psnr
-from s2sr_xr.evaluate.metrics import psnr
+from s2sr_xr.evaluate.metrics import aligned_psnr, psnr
 from s2sr_xr.models.networks.rec import REC
 from s2sr_xr.simulate.degrade import OPTICS, sampled_in
 from s2sr_xr.train.data.l1b_simulation import (

@@ -35,7 +35,7 @@ from shipped import LEFT_OUT, PLACES, TERMS, bf16_rmse
 import s2sr_xr
 from s2sr_xr.core.filters import block_mean
 from s2sr_xr.models.networks.aligned_rec import AlignedREC
-from s2sr_xr.models.networks.csr import standardise
+from s2sr_xr.models.networks.registration import standardise
 from s2sr_xr.models.published import published
 from s2sr_xr.models.weights_file import save_tensors
 from s2sr_xr.train.data.l1b_simulation import (

@@ -74,7 +74,7 @@ def score(
         scores = _by_truth(src, truth, area, names)
         _print(scores, as_json=as_json, source=src, truth=truth)
         return
-    from s2sr_xr.evaluate.reduced_resolution import score_scene
+    from s2sr_xr.evaluate import score_scene
     from s2sr_xr.readers.any import open_any
 
     asked = (task or Task.twenty).value
@@ -140,11 +140,11 @@ def _print(scores: Mapping[str, Any], *, as_json: bool, **what: str) -> None:
     if as_json:
         typer.echo(json.dumps({**what, "methods": _records(scores)}, indent=2))
         return
-    from s2sr_xr.evaluate.reduced_resolution import table
+    from s2sr_xr.evaluate import table
 
     task = what.get("task")
     typer.echo(f"{TITLES[task] if task else 'Errors against the truth'}: {UNITS}\n")
-    typer.echo(table(scores))
+    typer.echo(table(scores, psnr=True))
 
 
 TITLES = {
@@ -160,8 +160,7 @@ UNITS = (
 
 def _records(scores: Mapping[str, Any]) -> dict[str, Any]:
     """Return scores as JSON takes them."""
-    from s2sr_xr.evaluate import relative_rmse
-    from s2sr_xr.evaluate.reduced_resolution import psnr_gain
+    from s2sr_xr.evaluate import psnr_gain, relative_rmse
 
     found: dict[str, Any] = {}
     base = scores.get("bicubic")

@@ -21,7 +21,6 @@ import numpy as np
 import torch
 import xarray as xr
 
-from s2sr_xr import evaluate
 from s2sr_xr.core.bands import group
 from s2sr_xr.core.scene import scene_of
 from s2sr_xr.engine.api import superresolve, upsample
@@ -32,7 +31,6 @@ from s2sr_xr.engine.select import (
     models_by_native,
 )
 from s2sr_xr.errors import GridError, MissingBandError, ModelError
-from s2sr_xr.evaluate import Scores
 from s2sr_xr.evaluate.degraded_scene import (
     TASKS,
     WINDOW,
@@ -42,6 +40,7 @@ from s2sr_xr.evaluate.degraded_scene import (
     one_scale_below,
     reduced,
 )
+from s2sr_xr.evaluate.scores import Scores, compare
 from s2sr_xr.models.networks.resample import Upsample
 from s2sr_xr.models.registry import family, get_spec
 
@@ -59,9 +58,7 @@ __all__ = [
     "INTERPOLATIONS",
     "attempt",
     "compare_trial",
-    "psnr_gain",
     "score_scene",
-    "table",
 ]
 
 
@@ -202,50 +199,12 @@ def compare_trial(
     for native, truth in trial.truth.items():
         own = {method: _inner(by[native], border) for method, by in made.items()}
         bands = [str(b) for b in truth.data_vars]
-        for method, more in evaluate.compare(own, _inner(truth, border), bands).items():
+        for method, more in compare(own, _inner(truth, border), bands).items():
             known = found[method]
             found[method] = Scores(
                 bands=known.bands + more.bands, means=known.means + more.means
             )
     return found
-
-
-def psnr_gain(scores: Scores, baseline: Scores, *, native: int | None = None) -> float:
-    """Return by how many dB the PSNR is above that of a baseline, mean over the bands.
-
-    Parameters
-    ----------
-    scores, baseline
-        What `compare_trial` says of a method, and of bicubic.
-    native
-        Bands of this native pixel only, in metres; None: all bands.
-
-    Returns
-    -------
-    float
-        ``inf`` where a band is perfect; NaN where there is no band. Those without a
-        pixel in common are left out, and those that the baseline makes perfectly.
-    """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        gains = [
-            20 * np.log10(np.float64(base.rmse) / row.rmse)
-            for row, base in zip(scores.bands, baseline.bands, strict=True)
-            if native in (None, row.native) and base.rmse > 0
-        ]
-    return float(np.mean(gains)) if gains else float("nan")
-
-
-def table(scores: Mapping[str, Scores], *, baseline: str = "bicubic") -> str:
-    """Return `report.table`, and below it the PSNR over that of the baseline."""
-    lines = [evaluate.table(scores, baseline=baseline)]
-    base = scores.get(baseline)
-    if base is not None and len(scores) > 1:
-        lines.append(f"PSNR over that of {baseline} in dB, mean over the bands:")
-        for mean in base.means:
-            cells = (psnr_gain(s, base, native=mean.native) for s in scores.values())
-            row = "".join(f"  {g:>+6.2f}{'':21}" for g in cells)
-            lines.append(f"{mean.name:<7}{row}".rstrip())
-    return "\n".join(lines)
 
 
 # --- what is judged -------------------------------------------------------------------

@@ -29,7 +29,16 @@ if TYPE_CHECKING:
 
     Floats: TypeAlias = NDArray[np.floating]
 
-__all__ = ["DN", "Row", "Scores", "compare", "relative_rmse", "score", "table"]
+__all__ = [
+    "DN",
+    "Row",
+    "Scores",
+    "compare",
+    "psnr_gain",
+    "relative_rmse",
+    "score",
+    "table",
+]
 
 DN = 1e-4
 """Reflectance of one count: the unit of RMSE in tables."""
@@ -163,11 +172,39 @@ def relative_rmse(
     return float(np.mean(ratios)) if ratios else float("nan")
 
 
-def table(scores: Mapping[str, Scores], *, baseline: str = "bicubic") -> str:
+def psnr_gain(scores: Scores, baseline: Scores, *, native: int | None = None) -> float:
+    """Return by how many dB the PSNR is above that of a baseline, mean over the bands.
+
+    Parameters
+    ----------
+    scores, baseline
+        What `compare` says of a method, and of bicubic.
+    native
+        Bands of this native pixel only, in metres; None: all bands.
+
+    Returns
+    -------
+    float
+        ``inf`` where a band is perfect; NaN where there is no band. Those without a
+        pixel in common are left out, and those that the baseline makes perfectly.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        gains = [
+            20 * np.log10(np.float64(base.rmse) / row.rmse)
+            for row, base in zip(scores.bands, baseline.bands, strict=True)
+            if native in (None, row.native) and base.rmse > 0
+        ]
+    return float(np.mean(gains)) if gains else float("nan")
+
+
+def table(
+    scores: Mapping[str, Scores], *, baseline: str = "bicubic", psnr: bool = False
+) -> str:
     """Return the scores of methods side by side as plain text.
 
     RMSE in counts of 1e-4 reflectance, SRE in dB, SAM in degrees. Where `baseline` is
-    one of several methods, the last lines are `relative_rmse` against it.
+    one of several methods, the last lines are `relative_rmse` against it; with `psnr`,
+    `psnr_gain` follows.
     """
     lines = [
         "       " + "".join(f"  {name:<27}" for name in scores),
@@ -188,7 +225,16 @@ def table(scores: Mapping[str, Scores], *, baseline: str = "bicubic") -> str:
             )
             label = f"{size} m" if size else "all"
             lines += [f"{label:<7}" + "".join(f"  {r:>6.3f}{'':21}" for r in ratios)]
+        if psnr:
+            lines += _gains(scores, scores[baseline], baseline)
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _gains(scores: Mapping[str, Scores], base: Scores, name: str) -> Iterator[str]:
+    yield f"PSNR over that of {name} in dB, mean over the bands:"
+    for mean in base.means:
+        cells = (psnr_gain(s, base, native=mean.native) for s in scores.values())
+        yield f"{mean.name:<7}" + "".join(f"  {g:>+6.2f}{'':21}" for g in cells)
 
 
 _TITLES = ("RMSE", "SRE", "SAM", "UIQ")

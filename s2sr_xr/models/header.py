@@ -6,14 +6,15 @@ import json
 import math
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, get_type_hints
 
+from s2sr_xr.core.typed import typed
 from s2sr_xr.errors import ModelError
-from s2sr_xr.models.spec import BandGroup, ModelSpec
+from s2sr_xr.models.spec import ModelSpec
 from s2sr_xr.models.weights_check import MOST, check_file, digest, file_stamp
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     import torch
@@ -119,7 +120,10 @@ def spec_from_json(text: str) -> ModelSpec:
     """
     try:
         facts = json.loads(text)
-        return ModelSpec(**{key: _READ[key](value) for key, value in facts.items()})
+        hints = get_type_hints(ModelSpec)
+        read = {name: typed(name, value, hints[name]) for name, value in facts.items()}
+        spec = ModelSpec(**read)
+        _check_facts(spec)
     except KeyError as error:
         raise ModelError(
             f"the fact {error} is unknown: the file was written by a newer version of "
@@ -127,69 +131,20 @@ def spec_from_json(text: str) -> ModelSpec:
         ) from error
     except (AttributeError, TypeError, ValueError, RecursionError) as error:
         raise ModelError(
-            f"the facts in its header cannot be read: {error}. Import it again."
+            f"the facts in its header cannot be read: {str(error).rstrip('.')}. Import "
+            "it again."
         ) from error
+    return spec
 
 
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r:.40} is not text")
-    return value
-
-
-def _count(value: object) -> int:
-    if type(value) is not int or not 0 <= value <= MOST:
-        raise TypeError(f"{value!r:.40} is not a count")
-    return value
-
-
-def _flag(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError(f"{value!r:.40} is neither true nor false")
-    return value
-
-
-def _names(value: object) -> tuple[str, ...]:
-    if not isinstance(value, list):
-        raise TypeError(f"{value!r:.40} is not a list")
-    return tuple(map(_text, value))
-
-
-def _group(value: object) -> BandGroup:
-    if not isinstance(value, dict) or value.keys() != {"names", "per_cell"}:
-        raise TypeError(f"{value!r:.40} is not a band group")
-    return BandGroup(names=_names(value["names"]), per_cell=_count(value["per_cell"]))
-
-
-def _groups(value: object) -> tuple[BandGroup, ...]:
-    if not isinstance(value, list):
-        raise TypeError(f"{value!r:.40} is not a list")
-    return tuple(map(_group, value))
-
-
-def _means(value: object) -> dict[str, float]:
-    if not isinstance(value, dict):
-        raise TypeError(f"{value!r:.40} is not a mapping")
-    means = {_text(k): float(v) for k, v in value.items()}
-    if not all(map(math.isfinite, means.values())):
-        raise ValueError("a mean to fill with is not finite")
-    return means
-
-
-def _nothing(value: object) -> None:
-    if value is not None:
-        raise TypeError("a file cannot hold its own hash")
-
-
-_READ: Mapping[str, Callable[[object], Any]] = {
-    **dict.fromkeys(("name", "title", "units", "licence", "citation"), _text),
-    **dict.fromkeys(("cell", "margin", "tile", "align"), _count),
-    **dict.fromkeys(("exact", "trained", "per_band"), _flag),
-    "inputs": _groups,
-    "output": _group,
-    "also": _names,
-    "levels": _names,
-    "fill": _means,
-    "sha256": _nothing,
-}
-"""How each fact is read: what is not what it should be is refused."""
+def _check_facts(spec: ModelSpec) -> None:
+    """Raise unless the numbers are of a size that can be meant."""
+    counts = {"cell": spec.cell, "margin": spec.margin, "tile": spec.tile}
+    counts |= {"align": spec.align, "per_cell": max(g.per_cell for g in spec.inputs)}
+    for name, count in counts.items():
+        if not 0 <= count <= MOST:
+            raise ModelError(f"{name} = {count} is not a count.")
+    if not all(map(math.isfinite, spec.fill.values())):
+        raise ModelError(f"fill = {dict(spec.fill)} is not finite.")
+    if spec.sha256 is not None:
+        raise ModelError(f"sha256 = {spec.sha256!r:.80}: no file holds its own hash.")

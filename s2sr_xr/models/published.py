@@ -14,6 +14,7 @@ CESBIO, EvoLand project: the names, sizes and constants of the CARN and RRDB net
 from __future__ import annotations
 
 import functools
+import importlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     Model = tuple[ModelSpec, Callable[..., nn.Module]]
 
-__all__ = ["EVOLAND", "PROJECT", "WORLDSTRAT", "published"]
+__all__ = ["EVOLAND", "PROJECT", "WORLDSTRAT", "build_later", "named", "published"]
 
 R10 = ("B02", "B03", "B04", "B08")
 R20 = ("B05", "B06", "B07", "B8A", "B11", "B12")
@@ -109,7 +110,7 @@ def _dsen2s() -> Iterator[Model]:
             options: dict[str, Any] = {"features": features, "blocks": blocks}
             if name == "dsen2-s":  # ours
                 options |= {"guide": True, "project": PROJECT[metres]}
-            yield spec, _later(_dsen2, inputs=spec.factors, **options)
+            yield spec, build_later("dsen2:DSen2", inputs=spec.factors, **options)
 
 
 def _carns() -> Iterator[Model]:
@@ -139,7 +140,7 @@ def _carns() -> Iterator[Model]:
             **_facts(name, "L2A", "Apache-2.0", AHN),
         )
         given = {"inputs": spec.factors} | _standard(spec, EVOLAND)
-        yield spec, _later(_carn, **given, **options)
+        yield spec, build_later("carn:CARN", **given, **options)
 
 
 def _rrdbs() -> Iterator[Model]:
@@ -167,17 +168,20 @@ def _rrdbs() -> Iterator[Model]:
             **_facts(name, "L2A", "Apache-2.0", WANG),
         )
         given = {"inputs": spec.factors} | _standard(spec, constants)
-        yield spec, _later(_rrdb, factor=factor, blocks=blocks, **given)
+        yield spec, build_later("rrdb:RRDBNet", factor=factor, blocks=blocks, **given)
 
 
 def _l1b() -> Iterator[Model]:
     # Halos are a choice here, to be judged by the seams they leave: the convolutions of
     # REC look 413.5 px far, those of CSR about 122, flows of csr-s as far as there is.
     title = "REC: B, G, R, N aligned to G at 5 m"
-    yield _raw("rec", title, per_cell=2, margin=32), _later(_rec)
+    yield _raw("rec", title, per_cell=2, margin=32), build_later("rec:REC")
     spec = _raw("rec-s", title, per_cell=2, margin=64, align=16)
-    yield spec, _later(_aligned_rec)
-    csr = {"csr": _later(_csr), "csr-s": _later(_lucas_kanade)}
+    yield spec, build_later("aligned_rec:AlignedREC")
+    csr = {
+        "csr": build_later("csr:CSR"),
+        "csr-s": build_later("lucas_kanade:LucasKanade"),
+    }
     for name, build in csr.items():
         spec = _raw(name, "CSR: B, R, N aligned to G", per_cell=1, margin=64, align=16)
         also = tuple(f"flow_{axis}_{b}" for b in R10 for axis in "yx")
@@ -224,58 +228,28 @@ def _standard(spec: ModelSpec, constants: Constants) -> dict[str, Any]:
     return {"mean": mean, "std": std}
 
 
-def _later(build: Callable[..., nn.Module], **options: Any) -> Callable[..., nn.Module]:  # noqa: ANN401
-    return functools.partial(_ready, build, options)
+def build_later(place: str, **options: Any) -> Callable[..., nn.Module]:  # noqa: ANN401
+    """Return a function that builds the network at `place` with these options.
+
+    As an entry point, ``module:Class``, among the networks: what is not built is not
+    imported.
+    """
+    return functools.partial(_ready, place, options)
 
 
 def _ready(
-    build: Callable[..., nn.Module],
+    place: str,
     options: Mapping[str, Any],
     **more: Any,  # noqa: ANN401
 ) -> nn.Module:
     import torch
 
+    network = named(f"networks.{place}")(**options, **more)
     # Channels-last kernels make channels-last images: 10-90 % faster on a CPU.
-    return build(**options, **more).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return network.eval().to(memory_format=torch.channels_last)  # type: ignore[no-any-return]
 
 
-def _dsen2(**options: Any) -> nn.Module:  # noqa: ANN401
-    from s2sr_xr.models.networks.dsen2 import DSen2
-
-    return DSen2(**options)
-
-
-def _carn(**options: Any) -> nn.Module:  # noqa: ANN401
-    from s2sr_xr.models.networks.carn import CARN
-
-    return CARN(**options)
-
-
-def _rrdb(**options: Any) -> nn.Module:  # noqa: ANN401
-    from s2sr_xr.models.networks.rrdb import RRDBNet
-
-    return RRDBNet(**options)
-
-
-def _rec(**options: Any) -> nn.Module:  # noqa: ANN401
-    from s2sr_xr.models.networks.rec import REC
-
-    return REC(**options)
-
-
-def _aligned_rec(**options: Any) -> nn.Module:  # noqa: ANN401
-    from s2sr_xr.models.networks.aligned_rec import AlignedREC
-
-    return AlignedREC(**options)
-
-
-def _lucas_kanade(**options: Any) -> nn.Module:  # noqa: ANN401
-    from s2sr_xr.models.networks.lucas_kanade import LucasKanade
-
-    return LucasKanade(**options)
-
-
-def _csr(**options: Any) -> nn.Module:  # noqa: ANN401
-    from s2sr_xr.models.networks.csr import CSR
-
-    return CSR(**options)
+def named(place: str) -> Any:  # noqa: ANN401
+    """Return what ``module:name`` names in this package, imported when asked for."""
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(f"s2sr_xr.models.{module}"), name)

@@ -12,17 +12,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from s2sr_xr.core.bands import by_resolution
 from s2sr_xr.errors import ModelError, S2SRWarning
 from s2sr_xr.models import weights_file
 from s2sr_xr.models.header import Header, read_header
-from s2sr_xr.models.published import published
-from s2sr_xr.models.spec import BandGroup, ModelSpec
+from s2sr_xr.models.published import named, published
+from s2sr_xr.models.untrained import untrained
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import nn
+
+    from s2sr_xr.models.spec import ModelSpec
 
 __all__ = [
     "ENTRY_POINTS",
@@ -97,18 +98,10 @@ def register_model(network: nn.Module | Build, spec: ModelSpec) -> None:
         The name is taken, the margin is too small, or the network does not give what
         the facts say.
     """
-    build = _builder(network)
-    known = build()
-    if spec.exact:
-        from s2sr_xr.models.receptive_field import measure_margin
+    from s2sr_xr.models.network_check import check_network
 
-        reach = measure_margin(known, spec)
-        if reach > spec.margin:
-            raise ModelError(
-                f"{spec.name} looks {reach} cells far, but its spec says margin="
-                f"{spec.margin}: its tiles would show seams. Set margin={reach}."
-            )
-    _check_shapes(known, spec)
+    build = _builder(network)
+    check_network(build(), spec)
     register(spec, build)
 
 
@@ -124,30 +117,6 @@ def _builder(network: nn.Module | Build) -> Build:
             f"{type(network).__name__}."
         )
     return network
-
-
-def _check_shapes(network: Any, spec: ModelSpec) -> None:  # noqa: ANN401
-    """Raise unless a small tile with its margin gives what the facts say."""
-    import torch
-
-    tile = 1 + -(1 + 2 * spec.margin) % spec.align
-    side = tile + 2 * spec.margin
-    sizes = [(1, len(g.names), *[side * g.per_cell] * 2) for g in spec.inputs]
-    try:
-        with torch.inference_mode():
-            made = tuple(network(*map(torch.rand, sizes)).shape)
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise ModelError(
-            f"{spec.name} does not run on images of {sizes}, which its spec says it "
-            f"takes: {error}"
-        ) from error
-    k, bands = spec.output.per_cell, len(spec.output.names)
-    excess = [n - tile * k for n in made[2:]]
-    if len(made) != 4 or made[:2] != (1, bands) or any(e < 0 or e % 2 for e in excess):
-        raise ModelError(
-            f"{spec.name} gave {made} where its spec says {(1, bands, *[tile * k] * 2)}"
-            f" or the same with its margin, from {sizes}."
-        )
 
 
 def list_models(bands: Sequence[str] | None = None) -> list[ModelSpec]:
@@ -243,13 +212,11 @@ def _from_file(path: Path, sha256: str | None) -> Any:  # noqa: ANN401
     header, tensors = weights_file.load_file(path, sha256)
     build = _architecture(header)
     if build is None:
-        from s2sr_xr.models.importers.onnx import from_tensors
-
-        return from_tensors(path.name, header, tensors)
+        network = named("importers.onnx_network:from_tensors")
+        return network(path.name, header, tensors)
     network = weights_file.fill_network(build(), path.name, tensors)
     if "constants" in header.notes:
-        from s2sr_xr.models.importers.onnx import set_constants
-
+        set_constants = named("networks.standard:set_constants")
         set_constants(network, path.name, header.notes["constants"])
     return network
 
@@ -361,52 +328,6 @@ def _find_plugins() -> None:
                 )
 
 
-def _interpolation(factor: int, kernel: str) -> Any:  # noqa: ANN401
-    from s2sr_xr.models.networks.interpolation import interpolation
-
-    return interpolation(factor, kernel)  # type: ignore[arg-type]
-
-
-def _register_interpolations() -> None:
-    for kernel, margin in (("bicubic", 2), ("nearest", 0)):
-        for metres in (20, 60):
-            names, factor = by_resolution(metres), metres // 10
-            spec = ModelSpec(
-                name=f"{kernel}-{metres}m",
-                title=f"{kernel} interpolation of each {metres} m band to 10 m",
-                cell=metres,
-                inputs=(BandGroup(names=names, per_cell=1),),
-                output=BandGroup(names=names, per_cell=factor),
-                margin=margin,
-                tile=366 // factor,
-                per_band=True,
-                trained=False,
-            )
-            register(spec, functools.partial(_interpolation, factor, kernel))
-
-
-def _regression(spec: ModelSpec) -> Any:  # noqa: ANN401
-    from s2sr_xr.models.networks.regression import Regression
-
-    return Regression(spec.factors)
-
-
-def _register_regressions() -> None:
-    known = {spec.name: spec for spec, _ in published()}
-    for like in ("dsen2-20m", "dsen2-60m"):
-        spec = replace(
-            known[like],
-            name=like.replace("dsen2", "regression"),
-            title="Local regression on the finer bands, to 10 m",
-            margin=4,
-            levels=(),
-            licence="Apache-2.0",
-            citation="",
-            trained=False,
-        )
-        register(spec, functools.partial(_regression, spec))
-
-
 def restrict(spec: ModelSpec, bands: Sequence[str]) -> ModelSpec:
     """Return a per-band model's facts for `bands` alone."""
     if not spec.per_band:
@@ -447,6 +368,6 @@ def _refuse(name: str) -> Any:  # noqa: ANN401
     )
 
 
-_register_interpolations()
-_register_regressions()
+for _spec, _build in untrained():
+    register(_spec, _build)
 _register_networks()

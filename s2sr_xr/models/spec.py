@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping  # noqa: TC003 - headers are read by the types
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from s2sr_xr.core.tiling import REACH
 from s2sr_xr.core.token_parts import field_parts
 from s2sr_xr.errors import ModelError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 __all__ = ["BandGroup", "ModelSpec"]
 

@@ -42,17 +42,13 @@ import tomllib
 from dataclasses import dataclass, fields, replace
 from itertools import zip_longest
 from pathlib import Path
-from types import UnionType
 from typing import (
     TYPE_CHECKING,
     Any,
-    Literal,
-    Union,
-    get_args,
-    get_origin,
     get_type_hints,
 )
 
+from s2sr_xr.core.typed import typed
 from s2sr_xr.errors import GridError, MissingBandError, ModelError
 from s2sr_xr.models import weights_file
 from s2sr_xr.models.published import published
@@ -72,7 +68,7 @@ if TYPE_CHECKING:
 
     Steps = Iterator[tuple[int, float, nn.Module]]
 
-__all__ = ["RECIPES", "Training", "check_kind", "read_training", "recipe_of", "train"]
+__all__ = ["RECIPES", "Training", "read_training", "recipe_of", "train"]
 
 RECIPES: Mapping[str, str] = {
     "dsen2-20m": "dsen2-s-20m",
@@ -203,7 +199,7 @@ def read_training(path: Path) -> Training:
     kinds = {"out": str, "settings": dict[str, Any], "finer": tuple[Any, ...]}
     kinds |= dict.fromkeys(("scenes", "held"), tuple[str, ...])
     for name, kind in kinds.items():
-        check_kind(name, told.get(name, kind()), kind)
+        typed(name, told.get(name, kind()), kind)
     out = (path.parent / told["out"]).expanduser()
     check_new(out)
     settings = dict(told.get("settings", {}))
@@ -344,10 +340,9 @@ def _made(kind: Any, settings: Mapping[str, Any], **given: Any) -> Any:  # noqa:
             f"{', '.join(strange)}: no such setting; there are "
             f"{', '.join(sorted(known))}{more}."
         )
-    for name, value in settings.items():
-        check_kind(name, value, hints[name])
+    values = {name: typed(name, value, hints[name]) for name, value in settings.items()}
     try:
-        return kind(**settings, **given)
+        return kind(**values, **given)
     except TypeError as error:
         raise ModelError(
             f"The settings {dict(settings)} do not fit: {error}"
@@ -541,48 +536,3 @@ def _ten(name: str, tree: xr.DataTree) -> torch.Tensor:
     arrays = (tree["r10m"][b] for b in R10)
     first = [a.isel(time=0) if "time" in a.dims else a for a in arrays]
     return torch.from_numpy(np.stack([a.to_numpy() for a in first]).astype(np.float32))
-
-
-def check_kind(name: str, value: object, kind: Any) -> None:  # noqa: ANN401 - a type
-    """Raise a ModelError unless a value is of a kind.
-
-    A whole number is a float too, a list a tuple, and true no number.
-
-    Parameters
-    ----------
-    name
-        Of the value, for the message.
-    value
-        What the file gives.
-    kind
-        A type as annotations have it: a class, a union, a tuple or a literal.
-
-    >>> check_kind("gain", [0.5, 4], tuple[float, float])
-    >>> check_kind("steps", "many", int)
-    Traceback (most recent call last):
-    ...
-    s2sr_xr.errors.ModelError: steps = 'many' is not of the kind int.
-    """
-    if _fits(value, kind):
-        return
-    if get_origin(kind) is Literal:
-        raise ModelError(f"{name} is {' or '.join(get_args(kind))}; got {value!r}.")
-    said = kind.__name__ if isinstance(kind, type) and not get_args(kind) else kind
-    said = str(said).replace("typing.", "")
-    raise ModelError(f"{name} = {value!r} is not of the kind {said}.")
-
-
-def _fits(value: object, kind: Any) -> bool:  # noqa: ANN401 - a type
-    origin, parts = get_origin(kind), get_args(kind)
-    if kind is Any:
-        return True
-    if origin is Literal:
-        return value in parts
-    if origin in (Union, UnionType):
-        return any(_fits(value, part) for part in parts)
-    if origin is tuple and isinstance(value, list | tuple):
-        each = parts[:1] * len(value) if parts[-1] is Ellipsis else parts
-        return len(each) == len(value) and all(map(_fits, value, each))
-    if isinstance(value, bool):
-        return kind is bool
-    return isinstance(value, (int, float) if kind is float else origin or kind)

@@ -22,7 +22,7 @@ class KnownShifts(torch.nn.Module):
     """Stands for a network that finds the flows: each band's, from its mean."""
 
     def align(self, image, *, reference):
-        from s2sr_xr.models.networks.csr import warp
+        from s2sr_xr.models.networks.registration import warp
 
         flow = torch.zeros(len(image), 4, 2, *image.shape[-2:])
         for n, band in enumerate(BANDS):

@@ -22,7 +22,7 @@ import s2sr_xr
 from s2sr_xr import evaluate
 from s2sr_xr.core.bands import BANDS
 from s2sr_xr.errors import GridError, MissingBandError
-from s2sr_xr.evaluate.figures import pixels_of
+from s2sr_xr.evaluate.figures import detailed, pixels_of
 
 COARSE = ["B05", "B06", "B07", "B8A", "B11", "B12", "B01", "B09"]
 
@@ -151,6 +151,19 @@ def test_a_table_has_a_row_a_band_and_columns_a_method():
     assert str(alone).splitlines()[-1].startswith("60 m")
 
 
+def test_what_is_public_loads_when_it_is_used():
+    heavy = {"torch", "dask", "matplotlib", "rasterio", "pyproj"}
+    code = (
+        "import sys; from s2sr_xr import evaluate;"
+        f"assert not {heavy} & set(sys.modules);"
+        "assert all(getattr(evaluate, n).__doc__ for n in evaluate.__all__);"
+        "assert set(evaluate.__all__) <= set(dir(evaluate))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(AttributeError, match="has no attribute 'worth'"):
+        _ = evaluate.worth
+
+
 # --- where to look --------------------------------------------------------------------
 
 
@@ -164,7 +177,7 @@ def test_close_ups_avoid_missing_pixels(data):
     missing = np.zeros((rows, cols), bool)
     missing[rng.integers(0, rows), rng.integers(0, cols)] = True
     values[missing] = np.nan
-    found = evaluate.detailed(values, missing, size, count=3, step=step)
+    found = detailed(values, missing, size, count=3, step=step)
     free = [
         not missing[i : i + size, j : j + size].any()
         for i in range(0, rows - size + 1, step)
@@ -185,7 +198,7 @@ def test_close_ups_show_the_most_detail():
     values = np.zeros((60, 60))
     values[30:48, 12:30] = rng.normal(size=(18, 18))
     values[:, 55] = 100  # one bright edge
-    assert evaluate.detailed(values, np.zeros((60, 60), bool), 18) == [(30, 12)]
+    assert detailed(values, np.zeros((60, 60), bool), 18) == [(30, 12)]
 
 
 # --- pictures -------------------------------------------------------------------------

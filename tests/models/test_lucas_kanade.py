@@ -8,8 +8,8 @@ import torch
 from worlds import detector
 
 import s2sr_xr
-from s2sr_xr.models.networks.csr import standardise, warp
 from s2sr_xr.models.networks.lucas_kanade import LucasKanade
+from s2sr_xr.models.networks.registration import standardise, warp
 
 
 def ground(side=160, seed=0):

@@ -16,17 +16,12 @@ from torch.nn import functional as F  # noqa: N812
 from s2sr_xr.engine.predict import torch_threads
 from s2sr_xr.errors import GridError, ModelError
 from s2sr_xr.models.networks.carn import CARN
-from s2sr_xr.models.networks.csr import (
-    CSR,
-    from_published,
-    register_bands,
-    standardise,
-    warp,
-)
+from s2sr_xr.models.networks.csr import CSR
 from s2sr_xr.models.networks.discriminator import Discriminator
 from s2sr_xr.models.networks.dsen2 import DSen2
 from s2sr_xr.models.networks.layers import Conv, centre
 from s2sr_xr.models.networks.rec import REC
+from s2sr_xr.models.networks.registration import register_bands, standardise, warp
 from s2sr_xr.models.networks.rrdb import RRDBNet
 from s2sr_xr.models.published import EVOLAND, published
 
@@ -310,8 +305,7 @@ def csr(w, x):
 def test_csr_is_its_statement_on_published_names():
     w = published_weights(csr_shapes())
     network = CSR().eval()
-    network.load_state_dict(from_published({"state_dictCSR": w}), strict=True)
-    assert from_published(w) is w
+    network.load_state_dict(w, strict=True)
     pair = torch.randn((2, 2, 48, 64), generator=torch.manual_seed(0))
     assert_near(run(network, [pair]), csr(w, pair), 1e-5)
 

@@ -43,10 +43,13 @@ def _one_thread():
 
 
 @pytest.fixture(autouse=True)
-def _registry(monkeypatch):
+def _registry():
     """Leave the registry as it was."""
-    monkeypatch.setattr(registry, "_MODELS", dict(registry._MODELS))
-    monkeypatch.setattr(registry, "_PLUGINS", list(registry._PLUGINS))
+    models, plugins = dict(registry._MODELS), list(registry._PLUGINS)
+    yield
+    registry._MODELS.clear()
+    registry._MODELS.update(models)
+    registry._PLUGINS[:] = plugins
 
 
 def spec_of(name, *, margin=2, exact=True, factor=2, align=1):
@@ -166,7 +169,7 @@ def test_names_are_taken_once_and_are_no_paths():
 GOOD = """
 from s2sr_xr.models.spec import BandGroup, ModelSpec
 def models():
-    from s2sr_xr.models.networks.interpolation import interpolation
+    from s2sr_xr.models.networks.resample import Upsample
     import s2sr_xr
     s2sr_xr.list_models()  # asks back while it is asked
     bands = BandGroup(names=("B05",), per_cell=1)
@@ -174,7 +177,7 @@ def models():
         name="plugged-20m", title="t", cell=20, inputs=(bands,), margin=2, tile=9,
         output=BandGroup(names=("B05",), per_cell=2), trained=False, per_band=True,
     )
-    yield spec, lambda: interpolation(2, "bicubic")
+    yield spec, lambda: Upsample(2, "bicubic")
 """
 
 BAD = {

@@ -314,7 +314,7 @@ def test_what_is_no_recipe_is_refused(change, settings, error, match, scene, tmp
             {"recipe": "evoland-pretrain"},
             "mtf = [0.7, 0.3]",
             s2sr_xr.ModelError,
-            r"mtf is a range, two numbers from 0.001 to 1; got \[0.7, 0.3\]",
+            r"mtf is a range, two numbers from 0.001 to 1; got \(0.7, 0.3\)",
         ),
         (
             {"recipe": "csr", "finer": ["a.tif"]},

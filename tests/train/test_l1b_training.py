@@ -13,8 +13,9 @@ from torch import nn
 
 import s2sr_xr
 from s2sr_xr.errors import GridError, MissingBandError, ModelError
-from s2sr_xr.models.networks.csr import CSR, warp
+from s2sr_xr.models.networks.csr import CSR
 from s2sr_xr.models.networks.rec import REC
+from s2sr_xr.models.networks.registration import warp
 from s2sr_xr.train.data import l1b_simulation
 from s2sr_xr.train.data.l1b_simulation import (
     GREEN,

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from s2sr_xr.errors import ModelError
 from s2sr_xr.models import weights_file
+from s2sr_xr.models.importers.checks import provenance
 from s2sr_xr.models.published import published
-from s2sr_xr.models.weights_check import check_state, digest
+from s2sr_xr.models.weights_check import check_state
 
 if TYPE_CHECKING:
     import os
@@ -76,11 +77,6 @@ def _target(out: str | os.PathLike[str], kind: str) -> Path:
     return target
 
 
-def provenance(source: Path) -> dict[str, str]:
-    """Return what a header says of the file that weights come from."""
-    return {"source": source.name, "source_sha256": digest(source)}
-
-
 def _write(
     source: Path,
     target: Path,
@@ -121,7 +117,7 @@ def _pickle(
 def _onnx(source: Path, target: Path) -> None:
     from s2sr_xr.models.importers.onnx import import_onnx
 
-    import_onnx(source, target, provenance)
+    import_onnx(source, target)
 
 
 def _kinds() -> dict[str, Kind]:

@@ -7,12 +7,12 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from s2sr_xr.errors import ModelError
-from s2sr_xr.models.weights_check import check_size
+from s2sr_xr.models.weights_check import check_size, digest
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["SLACK", "check_foreign", "check_memory", "extra"]
+__all__ = ["SLACK", "check_foreign", "check_memory", "extra", "provenance"]
 
 SLACK = 1.1
 """Tensors may need this many times the bytes of their file: weights do not compress."""
@@ -57,6 +57,11 @@ def check_memory(path: Path, needed: int) -> None:
             f"{path.name} has {size} bytes but declares tensors of {needed}: it was "
             "made to fill the memory. Nothing was read."
         )
+
+
+def provenance(source: Path) -> dict[str, str]:
+    """Return what a header says of the file that weights come from."""
+    return {"source": source.name, "source_sha256": digest(source)}
 
 
 def extra(name: str) -> Any:  # noqa: ANN401 - none of these has types

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     Strip = Callable[[torch.Tensor], torch.Tensor]
 
-__all__ = ["KNOWN", "Reach", "measure"]
+__all__ = ["KNOWN", "Reach", "measure", "values_of"]
 
 KERNELS = frozenset(("Conv", "ConvTranspose"))
 BLENDS = frozenset(("Resize", "Upsample"))
@@ -178,7 +178,7 @@ def _sight(model: Any) -> Any:  # noqa: ANN401
     copy.CopyFrom(model)
     given = {t.name for t in copy.graph.initializer}
     images = {p.name for p in copy.graph.input if p.name not in given}
-    shapes = _kernel_shapes(copy)
+    shapes = {name: array.shape for name, array in values_of(copy).items()}
     nodes, ones = [], dict[str, Any]()
     for node in copy.graph.node:
         seen = [name for name in node.input if name in images]
@@ -254,10 +254,11 @@ def _lit_kernel(
     )
 
 
-def _kernel_shapes(model: Any) -> dict[str, tuple[int, ...]]:  # noqa: ANN401
-    """Return the shapes of everything constant, by name."""
-    shapes = {t.name: tuple(t.dims) for t in model.graph.initializer}
+def values_of(model: Any) -> dict[str, np.ndarray[Any, Any]]:  # noqa: ANN401
+    """Return what is constant in a graph, by name."""
+    to_array = extra("onnx.numpy_helper").to_array
+    found = {t.name: to_array(t) for t in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type == "Constant" and node.attribute[0].HasField("t"):
-            shapes[node.output[0]] = tuple(node.attribute[0].t.dims)
-    return shapes
+            found[node.output[0]] = to_array(node.attribute[0].t)
+    return found

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     import torch
 
-__all__ = ["SAFE", "read_state"]
+__all__ = ["SAFE", "check_torch", "read_state"]
 
 SAFE = (2, 10)
 """The first torch whose ``weights_only=True`` has no known hole (CVE-2025-32434,
@@ -44,8 +44,10 @@ def read_state(path: Path, key: str | None = None) -> dict[str, torch.Tensor]:
     ModelError
         The file is unsafe or damaged, or it holds anything but tensors there.
     """
+    import torch
+
     check_foreign(path, b"", "a torch checkpoint")
-    _check_torch(path)
+    check_torch(path, torch.__version__)
     _check_archive(path)
     loaded = _load(path)
     if key is not None:
@@ -84,13 +86,12 @@ def _load(path: Path) -> Any:  # noqa: ANN401
         ) from error
 
 
-def _check_torch(path: Path) -> None:
-    import torch
-
-    have = tuple(int(n) for n in re.findall(r"\d+", torch.__version__)[:2])
+def check_torch(path: Path, version: str) -> None:
+    """Raise a ModelError if a torch of this version may not open a pickle."""
+    have = tuple(int(n) for n in re.findall(r"\d+", version)[:2])
     if have < SAFE:
         raise ModelError(
-            f"{path.name} is a pickle, which torch {torch.__version__} may not open "
+            f"{path.name} is a pickle, which torch {version} may not open "
             f"safely. Upgrade to torch {'.'.join(map(str, SAFE))} or convert it to "
             "safetensors elsewhere."
         )

@@ -23,10 +23,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from s2sr_xr.models.networks.csr import band_flows, warp
 from s2sr_xr.models.networks.layers import Conv
 from s2sr_xr.models.networks.lucas_kanade import LucasKanade
 from s2sr_xr.models.networks.rec import SCALE
+from s2sr_xr.models.networks.registration import band_flows, warp
 
 __all__ = ["AlignedREC"]
 

@@ -17,42 +17,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from s2sr_xr.models.networks.layers import Conv, Inputs, Joint, Padding, centre
+from s2sr_xr.models.networks.layers import SLOPE, Conv, Inputs, Joint, Padding, centre
 from s2sr_xr.models.networks.regression import Guided
 from s2sr_xr.models.networks.resample import Upsample
+from s2sr_xr.models.networks.standard import Standard
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["CARN", "SLOPE", "Standard"]
-
-SLOPE = 0.2
-"""Of the leaky units below zero."""
-
-
-class Standard(nn.Module):
-    """Reflectance to units of the training set, and back.
-
-    Constants, not weights: they are no part of the state dict. `mean` and `std` are of
-    each band, in reflectance.
-    """
-
-    mean: torch.Tensor
-    std: torch.Tensor
-
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
-        for name, values in (("mean", mean), ("std", std)):
-            column = torch.tensor(values).reshape(-1, 1, 1)
-            self.register_buffer(name, column, persistent=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return ``(B, C, h, w)`` with mean 0 and deviation 1, in the memory of `x`."""
-        return x.sub_(self.mean).div_(self.std)
-
-    def undo(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the reflectance of a standardised `x`, in its memory."""
-        return x.mul_(self.std).add_(self.mean)
+__all__ = ["CARN"]
 
 
 class EResBlock(nn.Module):
@@ -174,6 +147,5 @@ class CARN(nn.Module):
         y = self.tail(y)
         if self.skip is not None:
             # Edge pixels lie in the padding of a patch, never in a tile.
-            padded = F.pad(x, (self.skip.reach,) * 4, mode="replicate")
-            y = y + centre(self.skip(padded), y)
+            y = y + centre(self.skip.whole(x), y)
         return self.standard.undo(y)

@@ -18,15 +18,13 @@ from torch.nn import functional as F  # noqa: N812
 from torch.nn.utils.parametrizations import spectral_norm
 
 from s2sr_xr.errors import GridError
+from s2sr_xr.models.networks.layers import SLOPE
 from s2sr_xr.models.networks.resample import Upsample
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = ["Discriminator"]
-
-SLOPE = 0.2
-"""Of the leaky units below zero."""
 
 
 def _normed(bands: int, features: int, kernel: int = 3, stride: int = 1) -> nn.Module:
@@ -77,8 +75,7 @@ class Discriminator(nn.Module):
             scales.append(x)
             x = F.leaky_relu(down(x), SLOPE)
         for up in self.up:
-            x = self.twice(F.pad(x, (1,) * 4, mode="replicate"))
-            x = F.leaky_relu(up(x), SLOPE)
+            x = F.leaky_relu(up(self.twice.whole(x)), SLOPE)
             if self.skips:
                 x = x + scales.pop()
         for layer in self.last:

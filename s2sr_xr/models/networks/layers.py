@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = [
+    "SLOPE",
     "Centred",
     "Conv",
     "Inputs",
@@ -28,6 +29,9 @@ __all__ = [
     "lower",
     "without",
 ]
+
+SLOPE = 0.2
+"""Of leaky units, below zero."""
 
 Padding: TypeAlias = Literal["valid", "same"]
 """At the edge, a convolution keeps what it knows, or makes up what it misses."""
@@ -181,11 +185,9 @@ class Joint(nn.Module):
         finer = list(images[: self.fine])
         for up, image in zip(self.ups, images[self.fine :], strict=True):
             assert isinstance(up, Upsample)
-            r = up.reach
-            whole = up(F.pad(image, (r,) * 4, mode="replicate"))
             # Only the outer half of an edge pixel leans on what lies beyond it. Without
             # the inner half (`Upsample` alone) DSen2 at 60 m needs a cell more margin.
-            n = (r - 1) * up.factor + up.factor // 2 if self.padding == "valid" else 0
-            finer.append(without(whole, n))
+            n = (up.reach - 1) * up.factor + up.factor // 2
+            finer.append(without(up.whole(image), n if self.padding == "valid" else 0))
         least = min(finer, key=lambda image: image.shape[-1])
         return torch.cat([centre(image, least) for image in finer], dim=1)

@@ -24,8 +24,8 @@ from torch.nn import functional as F  # noqa: N812
 
 from s2sr_xr.core.filters import block_mean, gaussian_blur
 from s2sr_xr.errors import GridError
-from s2sr_xr.models.networks.csr import LONGEST, SLOPE, Registration, warp
-from s2sr_xr.models.networks.layers import Conv
+from s2sr_xr.models.networks.layers import SLOPE, Conv
+from s2sr_xr.models.networks.registration import LONGEST, Registration, warp
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

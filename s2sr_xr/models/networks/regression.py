@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
 
 from s2sr_xr.core.filters import mirrored, reduce_scale
 from s2sr_xr.models.networks.layers import centre, without
@@ -108,9 +107,9 @@ class Regression(nn.Module):
     def _spread(self, weights: torch.Tensor) -> torch.Tensor:
         """Return weights ``(B, P, C, h, w)`` on the finest pixels."""
         batch, many, made = weights.shape[:3]
-        padded = F.pad(weights.flatten(1, 2), (1,) * 4, mode="replicate")
+        spread = self.spread.whole(weights.flatten(1, 2))
         # The inner half of an edge cell lies between two that are known.
-        known = without(self.spread(padded), self.factor // 2)
+        known = without(spread, self.factor // 2)
         return known.reshape(batch, many, made, *known.shape[-2:])
 
 

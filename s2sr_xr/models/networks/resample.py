@@ -17,6 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import torch
+from torch.nn import functional as F  # noqa: N812
 
 from s2sr_xr.errors import GridError, ModelError
 
@@ -123,6 +124,13 @@ class Upsample(torch.nn.Module):
         # products shared by mirrored phases 10-25 %: neither is worth its lines.
         x = torch.stack(self._filtered(x, -1), dim=-1).flatten(-2)
         return torch.stack(self._filtered(x, -2), dim=-2).flatten(-3, -2)
+
+    def whole(self, x: torch.Tensor) -> torch.Tensor:
+        """Return all of `x` on finer pixels, clamped at its edge.
+
+        ``(B, C, h * factor, w * factor)`` of ``(B, C, h, w)``, otherwise as `forward`.
+        """
+        return self(F.pad(x, (self.reach,) * 4, mode="replicate"))  # type: ignore[no-any-return]
 
     def _filtered(self, x: torch.Tensor, dim: int) -> list[torch.Tensor]:
         """Return one image a phase."""

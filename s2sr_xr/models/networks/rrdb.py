@@ -17,9 +17,9 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from s2sr_xr.errors import ModelError
-from s2sr_xr.models.networks.carn import SLOPE, Standard
-from s2sr_xr.models.networks.layers import Conv, Inputs, Joint, Padding, centre
+from s2sr_xr.models.networks.layers import SLOPE, Conv, Inputs, Joint, Padding, centre
 from s2sr_xr.models.networks.resample import Upsample
+from s2sr_xr.models.networks.standard import Standard
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

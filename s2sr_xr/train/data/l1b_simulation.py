@@ -22,7 +22,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from s2sr_xr.core.filters import gaussian_blur
 from s2sr_xr.errors import GridError
-from s2sr_xr.models.networks.csr import LONGEST
+from s2sr_xr.models.networks.registration import LONGEST
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

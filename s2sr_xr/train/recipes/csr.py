@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from s2sr_xr.errors import ModelError
-from s2sr_xr.models.networks.csr import standardise, warp
+from s2sr_xr.models.networks.registration import standardise, warp
 from s2sr_xr.train.data.l1b_simulation import (
     BANDS,
     Sensor,

@@ -20,9 +20,9 @@ import torch
 from s2sr_xr.core.filters import gaussian_blur
 from s2sr_xr.errors import MissingBandError, ModelError
 from s2sr_xr.models.networks.aligned_rec import AlignedREC
-from s2sr_xr.models.networks.csr import standardise
 from s2sr_xr.models.networks.lucas_kanade import LucasKanade
 from s2sr_xr.models.networks.rec import REC, SCALE
+from s2sr_xr.models.networks.registration import standardise
 from s2sr_xr.train.data.l1b_simulation import (
     BANDS,
     GREEN,

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from s2sr_xr.errors import GridError, RadiometryError, S2SRError
-from s2sr_xr.evaluate.metrics import check_peak, checked, psnr
+from s2sr_xr.evaluate.metrics.arrays import check_peak, checked
+from s2sr_xr.evaluate.metrics.pixels import psnr
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,18 +20,16 @@ if TYPE_CHECKING:
 
 __all__ = ["aligned_psnr"]
 
-_ATTACHMENT = 15.0
+ATTACHMENT = 15.0
 """The weight of the data in TV-L1, for images in 0..1. The L1BSR paper has 0.3, in a
 program that brings them to 0..255: some 76 here. Of 15, 30, 76 and 150, the first finds
 shifts of 0.15 to 1.5 pixels of real bands best (by 1 to 7 dB more than 76), and
 follows noise least (PSNR of 46 dB: +0.5 dB, with 76 +0.9 dB)."""
 
-
-_SMALLEST = 16
+SMALLEST = 16
 """Pixels along the shorter side of an image that a flow is looked for in."""
 
-
-_SUPPORT = 3
+SUPPORT = 3
 """Pixels around a missing one that interpolation would make of it, in the main."""
 
 
@@ -39,7 +38,7 @@ def aligned_psnr(
     truth: ArrayLike,
     *,
     peak: float = 1.0,
-    attachment: float = _ATTACHMENT,
+    attachment: float = ATTACHMENT,
 ) -> Floats:
     """Return the PSNR of each band after the truth was moved onto it, in dB.
 
@@ -88,10 +87,10 @@ def aligned_psnr(
             f"attachment is a weight, more than 0 and finite; got {attachment}"
         )
     pred, truth = checked(pred, truth)
-    if min(pred.shape[-2:]) < _SMALLEST:
+    if min(pred.shape[-2:]) < SMALLEST:
         raise GridError(
             f"An image of {pred.shape[-2]} x {pred.shape[-1]} pixels is too small to "
-            f"be aligned; give {_SMALLEST} pixels or more along each side"
+            f"be aligned; give {SMALLEST} pixels or more along each side"
         )
     moved = np.empty(truth.shape)
     for image in np.ndindex(truth.shape[:-2]):
@@ -118,7 +117,7 @@ def _moved_onto(pred: Floats, truth: Floats, attachment: float) -> Floats:
         return np.where(gone, np.nan, truth)
     places = np.indices(y.shape) + flow
     moved: Floats = ndimage.map_coordinates(y, places, order=3, mode="nearest")
-    near = ndimage.binary_dilation(gone, np.ones([2 * _SUPPORT + 1] * 2))
+    near = ndimage.binary_dilation(gone, np.ones([2 * SUPPORT + 1] * 2))
     touched = ndimage.map_coordinates(near, places.round(), order=0, mode="nearest")
     edge = np.reshape(y.shape, (2, 1, 1)) - 1
     outside = ((places < 0) | (places > edge)).any(0)
