@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from s2sr_xr.batches.report import BatchReport, Failure, ItemReport, Progress, told
 from s2sr_xr.batches.signals import orderly
-from s2sr_xr.batches.task import Work, job_of, sources_of
 from s2sr_xr.batches.workers import ClusterLostError, passing
 from s2sr_xr.engine.fingerprint import token_of
+from s2sr_xr.engine.lazy import job_of
 from s2sr_xr.output.zarr import create, resume_or_create
+from s2sr_xr.output.zarr.write import StoreWork, sources_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
     from s2sr_xr.batches.report import Log
     from s2sr_xr.batches.task import Piece, Result, Rules
     from s2sr_xr.batches.workers import Crew
-    from s2sr_xr.output.zarr import Index, Target
+    from s2sr_xr.engine.job import Job
+    from s2sr_xr.output.zarr import Index, Record, Target
 
 __all__ = ["Drive"]
 
@@ -46,7 +48,7 @@ class _Open:
     """A store that is being written."""
 
     result: Result
-    work: Work
+    work: StoreWork
     todo: list[Index]
     holding: ExitStack
     report: ItemReport
@@ -185,7 +187,9 @@ class Drive:
         report = ItemReport(id=result.id, store=result.store, state="unfinished")
         holding = ExitStack()
         try:
-            target, job = self._target(result), job_of(result.ds)
+            job = job_of(result.ds)
+            assert job is not None, "a result as the call returned it"
+            target = self._target(result, job)
             done = self.rules.resume and target.is_complete
             todo = target.missing() if done else []
             if not done or todo:
@@ -193,7 +197,7 @@ class Drive:
                 todo = target.missing() if self.rules.resume else [*target.indices()]
             # Blocks of other items take what this one leaves idle.
             task = replace(job.task, threads=1)
-            work = Work(
+            work = StoreWork(
                 item=result.id, task=task, pixels=sources_of(job), target=target
             )
         except Exception as error:  # noqa: BLE001 - one item shall not stop the rest
@@ -216,12 +220,12 @@ class Drive:
         self._tell(blocks=self._now.blocks + len(todo))
         return opened
 
-    def _target(self, result: Result) -> Target:
+    def _target(self, result: Result, job: Job) -> Target:
         make = resume_or_create if self.rules.resume else create
         return make(
             result.store,
             result.ds,
-            block=job_of(result.ds).blocks.size,
+            block=job.blocks.size,
             layout=self.rules.layout,
             token=token_of(result.ds),
         )
@@ -248,7 +252,7 @@ class Drive:
     def _settle(self, future: Any, flight: _Flight) -> None:  # noqa: ANN401 - a future
         opened, index = flight.opened, flight.index
         try:
-            done = self.crew.result(future)
+            record: Record = self.crew.result(future)
         except ClusterLostError:
             raise
         except Exception as error:  # noqa: BLE001 - judged here
@@ -259,7 +263,7 @@ class Drive:
             self._end_if_done(opened)
             return
         opened.flying -= 1
-        kind = "blocks_empty" if done.state == "empty" else "blocks_written"
+        kind = "blocks_empty" if record.state == "empty" else "blocks_written"
         opened.report = replace(
             opened.report, **{kind: getattr(opened.report, kind) + 1}
         )
@@ -268,13 +272,13 @@ class Drive:
             "block",
             opened.result.id,
             block=index,
-            state=done.state,
+            state=record.state,
             seconds=round(time.monotonic() - flight.begun, 3),
         )
         self._tell(
             blocks_done=self._now.blocks_done + 1,
             pixels=self._now.pixels + rows * cols,
-            stored=self._now.stored + done.stored,
+            stored=self._now.stored + sum(record.sizes.values()),
         )
         self._end_if_done(opened)
 

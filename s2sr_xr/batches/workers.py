@@ -10,7 +10,6 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import uuid4
 
-from s2sr_xr.batches.task import Done, Work, do
 from s2sr_xr.engine.thread_team import cores
 from s2sr_xr.errors import ModelError, StoreError
 
@@ -49,6 +48,17 @@ class ClusterLostError(StoreError):
     """The scheduler of a cluster is gone."""
 
 
+class Work(Protocol):
+    """What the blocks of one store have in common."""
+
+    @property
+    def item(self) -> str:
+        """Whose it is."""
+
+    def do(self, index: Index) -> Any:  # noqa: ANN401 - what the driver understands
+        """Do one block."""
+
+
 class Crew(Protocol):
     """Does blocks, some at once."""
 
@@ -61,7 +71,7 @@ class Crew(Protocol):
     def ended(self, seconds: float | None) -> list[Any]:
         """Return blocks that have ended; wait for the first, at most `seconds`."""
 
-    def result(self, future: Any) -> Done:  # noqa: ANN401 - a future
+    def result(self, future: Any) -> Any:  # noqa: ANN401 - a future
         """Return what became of a block that ended, or raise what it raised."""
 
     def close(self, *, wait: bool) -> None:
@@ -100,7 +110,7 @@ class Threads:
 
     def submit(self, work: Work, index: Index) -> Any:  # noqa: ANN401 - a future
         """Hand out one block."""
-        future = self._pool.submit(do, work, index)
+        future = self._pool.submit(work.do, index)
         future.add_done_callback(self._ended.put)
         return future
 
@@ -108,10 +118,9 @@ class Threads:
         """Return blocks that have ended."""
         return self._ended.get(seconds)
 
-    def result(self, future: Any) -> Done:  # noqa: ANN401 - a future
+    def result(self, future: Any) -> Any:  # noqa: ANN401 - a future
         """Return what became of a block, or raise what it raised."""
-        done: Done = future.result()
-        return done
+        return future.result()
 
     def close(self, *, wait: bool) -> None:
         """Cancel what has not begun, and wait for the rest if asked to."""
@@ -162,7 +171,7 @@ class Workers:
         self._count += 1
         where = "-".join(map(str, index))
         future = self.client.submit(
-            do,
+            _do,
             work,
             index,
             key=f"s2sr-{work.item}-{where}-{self._run}-{self._count}",
@@ -189,13 +198,12 @@ class Workers:
             )
         return found
 
-    def result(self, future: Any) -> Done:  # noqa: ANN401 - a future
+    def result(self, future: Any) -> Any:  # noqa: ANN401 - a future
         """Return what became of a block, or raise what it raised; forget it."""
         try:
             if future.cancelled() and self.client.status != "running":
                 raise self._lost()
-            done: Done = future.result(timeout=PATIENCE)
-            return done
+            return future.result(timeout=PATIENCE)
         finally:
             future.release()
 
@@ -246,6 +254,10 @@ class Workers:
 def _address(client: Client) -> str:
     scheduler = getattr(client, "scheduler", None)
     return str(getattr(scheduler, "address", "the cluster"))
+
+
+def _do(work: Work, index: Index) -> Any:  # noqa: ANN401 - see `Work`
+    return work.do(index)
 
 
 def _about_nothing() -> None:

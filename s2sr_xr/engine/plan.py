@@ -140,18 +140,17 @@ def plan(ds: xr.Dataset, *, threads: int | None = None) -> Plan:
 
 
 def _job(ds: xr.Dataset) -> Job:
-    """Return the one call behind a result, for the variables that it still has."""
-    from s2sr_xr.engine.dask_graph import call_behind
+    """Return the one job behind a result, for the variables that it still has."""
+    from s2sr_xr.engine.lazy import job_of
 
-    found = call_behind(ds)
-    if found is None:
+    job = job_of(ds)
+    if job is None:
         raise GridError(
             "A plan is of a lazy result, as upsample(), superresolve() or register() "
             "give it for Dask-backed data and before any arithmetic: open with "
             "chunks=2196, and pass what they return."
         )
-    call, variables = found
-    return call.job.only(variables)
+    return job
 
 
 def _cost(p: Pass) -> Cost:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -10,8 +9,8 @@ import numpy as np
 
 from s2sr_xr.core.tiling import Box, Span, cuts
 from s2sr_xr.engine.allocator import on_main_heap
-from s2sr_xr.engine.predictor import is_cuda
-from s2sr_xr.engine.thread_team import TEAM
+from s2sr_xr.engine.device import is_cuda
+from s2sr_xr.engine.thread_team import TEAM, torch_threads
 from s2sr_xr.errors import ModelError
 
 if TYPE_CHECKING:
@@ -28,26 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["predict", "torch_threads"]
 
 T = TypeVar("T")
-
-
-@contextlib.contextmanager
-def torch_threads(n: int | None) -> Iterator[None]:
-    """Run torch with `n` threads in the calling thread; None leaves it alone.
-
-    torch keeps the count per thread once a thread has used it, so that it must be set
-    where the network runs.
-    """
-    import torch
-
-    before = torch.get_num_threads()
-    if n is None or n == before:
-        yield
-        return
-    torch.set_num_threads(n)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def predict(

@@ -18,7 +18,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["HOST", "TEAM", "Gate", "Team", "allowance", "cores", "on", "threads"]
+__all__ = [
+    "HOST",
+    "TEAM",
+    "Gate",
+    "Team",
+    "allowance",
+    "cores",
+    "on",
+    "threads",
+    "torch_threads",
+]
 
 LANES = 2
 """Blocks that are on a GPU at once: while one is computed, the first tiles of the next
@@ -153,3 +163,23 @@ def on(device: str) -> Iterator[None]:
         lanes = _ON.setdefault(device, threading.Semaphore(count))
     with lanes:
         yield
+
+
+@contextmanager
+def torch_threads(n: int | None) -> Iterator[None]:
+    """Run torch with `n` threads in the calling thread; None leaves it alone.
+
+    torch keeps the count per thread once a thread has used it, so that it must be set
+    where the network runs.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    if n is None or n == before:
+        yield
+        return
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from s2sr_xr.core.bands import BANDS
-from s2sr_xr.engine.block import QUALITY
+from s2sr_xr.engine.job import QUALITY
 from s2sr_xr.errors import GridError, StoreError
 from s2sr_xr.output.geotiff import Facts, check, translate, write_raw
 from s2sr_xr.output.zarr.attrs import geotransform

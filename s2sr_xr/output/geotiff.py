@@ -12,7 +12,7 @@ from zlib import crc32
 import numpy as np
 
 from s2sr_xr.core.tiling import Box, Span
-from s2sr_xr.engine.block import QUALITY
+from s2sr_xr.engine.job import QUALITY
 from s2sr_xr.output.zarr import REFLECTANCE, Packing, encode
 from s2sr_xr.output.zarr.attrs import clean
 

@@ -27,7 +27,7 @@ from s2sr_xr.batches.driver import Drive
 from s2sr_xr.batches.inputs import Entry, listed, stem
 from s2sr_xr.batches.report import SHOWN, BatchReport, ItemReport, Log
 from s2sr_xr.batches.run import Recipe
-from s2sr_xr.batches.task import Piece, Rules, Work, do, job_of, sources_of
+from s2sr_xr.batches.task import Piece, Rules
 from s2sr_xr.batches.workers import (
     ClusterLostError,
     Threads,
@@ -36,9 +36,11 @@ from s2sr_xr.batches.workers import (
     versions,
 )
 from s2sr_xr.engine.fingerprint import token_of
+from s2sr_xr.engine.lazy import job_of
 from s2sr_xr.errors import ReadError, S2SRError, S2SRWarning, StoreError
 from s2sr_xr.models.registry import register
 from s2sr_xr.output.zarr import resume_or_create
+from s2sr_xr.output.zarr.write import StoreWork, sources_of
 from s2sr_xr.readers.any import kind_of
 from s2sr_xr.simulate.item import write_item
 
@@ -662,10 +664,10 @@ def test_a_block_that_is_there_is_not_done_again(tmp_path, world):
     chunk.write_bytes(b"half")
     job, token = job_of(made.ds), token_of(made.ds)
     target = resume_or_create(store, made.ds, block=job.blocks.size, token=token)
-    work = Work(item="a", task=job.task, pixels=sources_of(job), target=target)
-    assert repr(work) == "Work(a)"
+    work = StoreWork(item="a", task=job.task, pixels=sources_of(job), target=target)
+    assert repr(work) == "StoreWork(a)"
     before = records(tmp_path)
-    assert do(work, (0, 1, 1)).state == do(work, (0, 1, 2)).state == "written"
+    assert work.do((0, 1, 1)).state == work.do((0, 1, 2)).state == "written"
     changed = {n for n, t in records(tmp_path).items() if before[n] != t}
     assert changed == {f"{store.name}/0-1-2.json"}
     target.finish()

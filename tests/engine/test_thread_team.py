@@ -20,6 +20,7 @@ from s2sr_xr.batches.report import Log
 from s2sr_xr.batches.task import Piece, Result, Rules
 from s2sr_xr.batches.workers import PARTS, Threads, Workers
 from s2sr_xr.engine import thread_team
+from s2sr_xr.engine.job import BlockTask
 from s2sr_xr.engine.model_run import Pass
 from s2sr_xr.engine.predictor import Predictor
 from s2sr_xr.readers.fetch.source import as_variable
@@ -332,7 +333,7 @@ def test_memory_of_a_block_grows_with_it():
     one = Pass(
         predictor=Predictor(name="test-20"), spec=spec, keep=("B05",), cells=(99, 99)
     )
-    task = s2sr_xr.engine.block.BlockTask(passes=(one,), shape=(198, 198), res=10)
+    task = BlockTask(passes=(one,), shape=(198, 198), res=10)
     from s2sr_xr.core.tiling import Box, Span
 
     small, large = (task.held(Box(Span(0, n), Span(0, n))) for n in (16, 64))

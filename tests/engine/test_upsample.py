@@ -672,9 +672,9 @@ def test_cores_that_have_no_block_help_with_those_there_are(
     chunk, threads, monkeypatch
 ):
     from s2sr_xr.engine import api
-    from s2sr_xr.engine.dask_graph import call_behind
+    from s2sr_xr.engine.lazy import job_of
 
     monkeypatch.setattr(api, "cores", lambda: 16)  # for 4 and 9 blocks
     obj = tree((130, 130), ALL).chunk(x=chunk, y=chunk)
-    call, _ = call_behind(obj.s2sr.upsample("bicubic", bands=["B11"]))
-    assert call.job.task.threads == threads
+    job = job_of(obj.s2sr.upsample("bicubic", bands=["B11"]))
+    assert job.task.threads == threads
