@@ -291,8 +291,7 @@ def crew(client: Client | None, device: str) -> Iterator[Crew]:
     if client is not None:
         yield Workers(client, gpu=device.startswith("cuda"))
         return
-    from s2sr_xr.engine.device import resolve
-    from s2sr_xr.engine.thread_team import threads
+    from s2sr_xr.engine.thread_team import resolve, threads
 
     yield Threads(threads(resolve(device)))
 

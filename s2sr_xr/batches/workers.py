@@ -14,6 +14,8 @@ from s2sr_xr.engine.thread_team import cores
 from s2sr_xr.errors import ModelError, StoreError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from distributed import Client
 
     from s2sr_xr.output.zarr import Index
@@ -136,8 +138,14 @@ class Workers:
         The cluster has no worker that can do the work, or workers of other versions.
     """
 
-    def __init__(self, client: Client, *, gpu: bool) -> None:
-        self.client = client
+    def __init__(
+        self,
+        client: Client,
+        *,
+        gpu: bool,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.client, self.clock = client, clock
         self.resources = {"GPU": 1 / PARTS} if gpu else None
         self._run = uuid4().hex[:8]
         self._count = 0
@@ -157,7 +165,7 @@ class Workers:
             for w in found.values()
         )
         self._threads = sum(int(w["threads"]) for w in found.values())
-        self._asked = self._seen = time.monotonic()
+        self._asked = self._seen = self.clock()
 
     def room(self) -> int:
         """Return how many blocks may be in flight: workers come and go."""
@@ -189,8 +197,8 @@ class Workers:
         if not found:
             self._recount()  # a job that only waits asks for no room
         if found or self._threads:
-            self._seen = time.monotonic()
-        elif time.monotonic() - self._seen > ABANDONED:
+            self._seen = self.clock()
+        elif self.clock() - self._seen > ABANDONED:
             raise ClusterLostError(
                 f"The cluster at {_address(self.client)} has had no worker for "
                 f"{ABANDONED:.0f} s. What was written is safe; start workers and run "
@@ -213,13 +221,13 @@ class Workers:
 
     def _recount(self) -> None:
         """Ask how many threads the workers have, where that was not asked lately."""
-        if time.monotonic() - self._asked <= RECOUNT or self.client.status != "running":
+        if self.clock() - self._asked <= RECOUNT or self.client.status != "running":
             return
         try:
             self._threads = sum(self.client.nthreads().values())
         except OSError as error:
             raise self._lost() from error
-        self._asked = time.monotonic()
+        self._asked = self.clock()
 
     def _ask(self) -> dict[str, dict[str, Any]]:
         """Ask every worker what it is; wait for the first of a cluster that starts."""

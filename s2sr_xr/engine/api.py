@@ -263,18 +263,18 @@ def _run(
         return dataset(scene, grid, job.task, numpy_arrays(job))
     from s2sr_xr.engine.dask_graph import arrays
 
-    job = replace(job, task=replace(job.task, threads=_threads(job)))
+    job = replace(job, task=replace(job.task, threads=threads_of_torch(job, cores())))
     return dataset(scene, grid, job.task, arrays(job))
 
 
-def _threads(job: Job) -> int:
-    """Return the threads of torch inside a task of Dask.
+def threads_of_torch(job: Job, have: int) -> int:
+    """Return the threads of torch inside a task of Dask, of the cores that we have.
 
     Dask has a thread a core, and torch with as many more would fight them. Where there
     are fewer blocks than cores, those that would have none help.
     """
     blocks = math.prod(map(len, job.blocks.chunks)) * job.steps
-    return max(1, cores() // blocks)
+    return max(1, have // blocks)
 
 
 def _natives(scene: Scene, grid: Grid) -> tuple[str, ...]:

@@ -14,7 +14,6 @@ import numpy as np
 from s2sr_xr.core import nodata
 from s2sr_xr.core.bands import BANDS
 from s2sr_xr.engine import thread_team
-from s2sr_xr.engine.device import resolve
 from s2sr_xr.engine.job import QUALITY, BlockTask, Job, dtype_of, to_native
 from s2sr_xr.engine.pixels import ArrayPixels
 from s2sr_xr.errors import RadiometryError
@@ -39,7 +38,7 @@ over 5 % of all bands there."""
 def on_gpu(tasks: Iterable[BlockTask]) -> bool:
     """Tell whether networks run on a GPU; a device with a name need not be here."""
     named = {p.predictor.device for task in tasks for p in task.passes}
-    return any((resolve(d) if d == "auto" else d) != "cpu" for d in named)
+    return any((thread_team.resolve(d) if d == "auto" else d) != "cpu" for d in named)
 
 
 def turn(tasks: Sequence[BlockTask], block: Box) -> AbstractContextManager[None]:

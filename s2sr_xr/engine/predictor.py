@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from s2sr_xr.core.token_parts import field_parts
 from s2sr_xr.engine.allocator import keep_memory
-from s2sr_xr.engine.device import is_cuda, resolve
+from s2sr_xr.engine.thread_team import is_cuda, resolve
 from s2sr_xr.errors import ModelError
 from s2sr_xr.models.registry import get_spec, is_path, load_model
 
@@ -57,7 +57,7 @@ class Predictor:
         """Return the network and its device, loaded once."""
         device = resolve(self.device)
         # Two paths of one file, or one in two places, are one network.
-        known = self.sha256 and is_path(self.name)
+        known = self.sha256 and Path(self.name).is_absolute()
         key = (None if known else self.name, self.sha256, device, self.precision)
         with _LOADING:
             if key not in _LOADED:

@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +21,7 @@ import xarray as xr
 from worlds import MIXES, WholeNumbers
 
 import s2sr_xr
-from s2sr_xr.batches import inputs, open_any, workers
+from s2sr_xr.batches import open_any, workers
 from s2sr_xr.batches.driver import Drive
 from s2sr_xr.batches.inputs import Entry, listed, stem
 from s2sr_xr.batches.report import SHOWN, BatchReport, ItemReport, Log
@@ -41,7 +40,7 @@ from s2sr_xr.errors import ReadError, S2SRError, S2SRWarning, StoreError
 from s2sr_xr.models.registry import register
 from s2sr_xr.output.zarr import resume_or_create
 from s2sr_xr.output.zarr.write import StoreWork, sources_of
-from s2sr_xr.readers.any import kind_of
+from s2sr_xr.readers.any import is_json, kind_of
 from s2sr_xr.simulate.item import write_item
 
 BANDS = {"B02": 10, "B08": 10, "B05": 20, "B11": 20}
@@ -230,14 +229,16 @@ def test_a_file_url_is_a_path(world, tmp_path):
         ("https://host/a.ZARR/", "eopf"),
         ("https://host/a.SAFE", "safe"),
         ("https://host/a.SAFE.zip?sig=SECRET", "safe"),
-        ("https://host/a", "stac"),
         ("/data/a.ZIP/S2A_MSIL1C_x.SAFE/GRANULE/x", "safe"),
         ({"assets": {"product": {"href": "https://host/a.zarr?sig=SECRET"}}}, "eopf"),
     ],
 )
-def test_the_kind_is_told_by_the_name(monkeypatch, place, kind):
-    monkeypatch.setattr(inputs, "_read_json", lambda _: {})
+def test_the_name_says_the_kind(place, kind):
     assert kind_of(place) == kind
+
+
+def test_other_names_on_the_web_are_items():
+    assert is_json("https://host/a")
 
 
 def test_a_remote_safe_says_what_to_do():
@@ -389,19 +390,18 @@ class Deserted:
 
 
 @pytest.mark.parametrize("gpu", [False, True])
-def test_a_cluster_without_workers_is_given_up_while_waiting(monkeypatch, gpu):
+def test_a_cluster_without_workers_is_given_up_while_waiting(gpu):
     client = Deserted()
-    crew = Workers(client, gpu=gpu)
+    now = [0.0]
+    crew = Workers(client, gpu=gpu, clock=lambda: now[0])
     crew.ended(0)
     assert client.asked == 0  # it was asked just now
-    start = time.monotonic()
-    now = [start + 10]
-    monkeypatch.setattr(workers.time, "monotonic", lambda: now[0])
+    now[0] = 10
     for _ in range(3):
         crew.ended(0)
     assert client.asked == 1
     crew.room()
-    now[0] = start + workers.ABANDONED + 20
+    now[0] = workers.ABANDONED + 20
     with pytest.raises(ClusterLostError, match="has had no worker for 300 s"):
         crew.ended(0)
 

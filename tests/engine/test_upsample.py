@@ -668,13 +668,12 @@ def test_scene_knows_its_level():
 
 
 @pytest.mark.parametrize(("chunk", "threads"), [(2196, 4), (366, 1)])
-def test_cores_that_have_no_block_help_with_those_there_are(
-    chunk, threads, monkeypatch
-):
-    from s2sr_xr.engine import api
+def test_cores_that_have_no_block_help_with_those_there_are(chunk, threads):
+    from s2sr_xr.engine.api import threads_of_torch
     from s2sr_xr.engine.lazy import job_of
+    from s2sr_xr.engine.thread_team import cores
 
-    monkeypatch.setattr(api, "cores", lambda: 16)  # for 4 and 9 blocks
     obj = tree((130, 130), ALL).chunk(x=chunk, y=chunk)
     job = job_of(obj.s2sr.upsample("bicubic", bands=["B11"]))
-    assert job.task.threads == threads
+    assert threads_of_torch(job, 16) == threads  # for 4 and 9 blocks
+    assert job.task.threads == threads_of_torch(job, cores())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import os
@@ -431,8 +432,7 @@ HOLDER = """
 """
 
 
-def test_a_second_run_is_refused_until_the_first_is_dead(tmp_path, monkeypatch):
-    monkeypatch.setattr(lease, "PATIENCE", 0.2)
+def test_a_second_run_is_refused_until_the_first_is_dead(tmp_path):
     path, ds = tmp_path / "out.zarr", result()
     code = textwrap.dedent(HOLDER).format(tests=str(TESTS), path=str(path))
     env = os.environ | {"PYTHONPATH": str(TESTS.parent)}
@@ -456,25 +456,38 @@ def test_a_second_run_is_refused_until_the_first_is_dead(tmp_path, monkeypatch):
     assert equal(path, ds)
 
 
+class SlowMemory(MemoryStore):
+    """A store that takes its time to delete."""
+
+    slow = 0.0
+
+    async def delete(self, key):
+        await asyncio.sleep(self.slow)
+        await super().delete(key)
+
+
+class SlowDisk(LocalStore):
+    """A folder that takes its time to delete."""
+
+    slow = 0.0
+
+    async def delete(self, key):
+        await asyncio.sleep(self.slow)
+        await super().delete(key)
+
+
 @pytest.mark.parametrize("slow", [0, 0.3])
-def test_of_runs_that_start_at_once_one_holds_the_lease(tmp_path, monkeypatch, slow):
-    delete = lease.delete
-
-    def later(*place):
-        time.sleep(slow)
-        delete(*place)
-
-    monkeypatch.setattr(lease, "PATIENCE", 0.1)
-    monkeypatch.setattr(lease, "delete", later)
+def test_of_runs_that_start_at_once_one_holds_the_lock(tmp_path, slow):
     for n in range(8):
-        place = MemoryStore() if n % 2 else LocalStore(tmp_path / f"{n}")
+        place = SlowMemory() if n % 2 else SlowDisk(tmp_path / f"{n}")
+        place.slow = slow
         held, refused = [], []
         begin, end = (threading.Barrier(4, timeout=60) for _ in range(2))
 
         def start(run, place=place, held=held, refused=refused, begin=begin, end=end):
             begin.wait()
             try:
-                with lease.hold(place, run):
+                with lease.hold(place, run, patience=0.1):
                     held.append(run)
                     end.wait()
             except StoreError:
@@ -529,25 +542,24 @@ def test_a_store_that_another_run_begins_meanwhile_is_not_for_mode_w(
             s2.create(path, make_template(), block=(60, 60))
         first(at, mode)
         if not named:
-            monkeypatch.setattr(outline, "make_room", first)
             s2.create(path, make_template(), block=(60, 60))
 
-    def once(at, mode):
-        monkeypatch.setattr(outline, "make_room", first)
-        overtaken(at, mode)
+    looks = iter([overtaken])
 
-    monkeypatch.setattr(outline, "make_room", once)
+    def look(at, mode):
+        next(looks, first)(at, mode)
+
+    monkeypatch.setattr(outline, "make_room", look)
     with pytest.raises(StoreError, match=r"Another run begins .*a\.zarr.*resume=True"):
         s2.resume_or_create(path, make_template(), block=(60, 60))
     assert s2.resume_or_create(path, make_template(), block=(60, 60)).missing()
 
 
-def test_a_lease_from_elsewhere_dies_of_silence(tmp_path, monkeypatch):
+def test_a_lock_from_elsewhere_dies_of_silence(tmp_path):
     target = s2.create(tmp_path / "out", make_template(1), block=(22, 17))
     said = {"run": "r", "machine": "moon", "pid": 1, "started": 0.0, "beat": 0.0}
     folder = tmp_path / "out/_s2sr/lease"
     folder.mkdir(parents=True)
-    import time
 
     for age, held in ((0, True), (lease.SILENCE + 5, False)):
         (folder / "r-x.json").write_text(json.dumps(said | {"beat": time.time() - age}))
@@ -557,8 +569,7 @@ def test_a_lease_from_elsewhere_dies_of_silence(tmp_path, monkeypatch):
                 target.lease(),
             ):
                 pass
-    monkeypatch.setattr(lease, "BEAT", 0.01)
-    with target.lease():
+    with lease.hold(LocalStore(tmp_path / "out"), "mine", beat=0.01):
         assert not (folder / "r-x.json").exists()
         (mine,) = folder.iterdir()
         beat = json.loads(mine.read_text())["beat"]

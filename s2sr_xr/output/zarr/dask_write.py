@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import dask
-import numpy as np
 from dask._task_spec import List, Task, TaskRef
 from dask.base import tokenize
 from dask.delayed import Delayed
@@ -16,18 +14,16 @@ from dask.highlevelgraph import HighLevelGraph
 
 from s2sr_xr.engine import thread_team
 from s2sr_xr.engine.block import on_gpu
-from s2sr_xr.engine.dask_chunks import Chunked, Part
+from s2sr_xr.engine.dask_chunks import Chunked
 from s2sr_xr.engine.dask_graph import Graph, run_block
 from s2sr_xr.engine.lazy import origins
-from s2sr_xr.output.zarr.write import locked, write_block
+from s2sr_xr.output.zarr.write import locked, write_from_chunks
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     import xarray as xr
-    from numpy.typing import NDArray
 
-    from s2sr_xr.core.tiling import Box
     from s2sr_xr.engine.job import Blocks
     from s2sr_xr.output.zarr.records import Index, Record
     from s2sr_xr.output.zarr.target import Target
@@ -90,50 +86,19 @@ def write(
         runs = []
         for graph in graphs:
             args, strips = graph.inputs(t, box, graph.job.task, "write")
-            runs.append(List(*args))
+            runs.append(List(run_block, *args))
             tasks |= strips
         parts = [p for c in others.values() for p in c.parts(t, box)]
         chunks = List(*(TaskRef(p.key) for p in parts))
         key = (name, t, i, j)
         pixels = (made, List(*runs), parts, chunks)
-        tasks[key] = Task(key, _write_block, target, (t, i, j), lock, *pixels)
+        tasks[key] = Task(key, write_from_chunks, target, (t, i, j), lock, *pixels)
         ends.append(TaskRef(key))
     tasks[end] = Task(end, _finish, target, lock, List(*ends))
     sources = [s for g in graphs for s in g.sources]
     sources += [c.array for c in others.values()]
     hlg = HighLevelGraph.from_collections(end, tasks, sources)
     return Delayed(end, hlg, layer=end)
-
-
-def _write_block(
-    target: Target,
-    index: Index,
-    lock: bool,  # noqa: FBT001 - Dask passes by position
-    made: Mapping[str, tuple[int, str]],
-    runs: Sequence[Sequence[Any]],
-    *chunks: Any,  # noqa: ANN401 - parts, and the chunks that they are cut from
-) -> Record:
-    compute = partial(_compute, made, runs, *chunks)
-    tasks = [task for task, *_ in runs]
-    return write_block(target, index, compute, tasks=tasks, lock=lock)
-
-
-def _compute(
-    made: Mapping[str, tuple[int, str]],
-    runs: Sequence[Sequence[Any]],
-    parts: Sequence[Part],
-    chunks: Sequence[NDArray[Any]],
-    box: Box,
-) -> dict[str, NDArray[Any]]:
-    """Return a block: what jobs make of it, and what is cut from chunks."""
-    results = [run_block(*args) for args in runs]
-    values = {name: results[n][variable] for name, (n, variable) in made.items()}
-    for part, chunk in zip(parts, chunks, strict=True):
-        cut = part.cut(chunk)
-        if part.band not in values:
-            values[part.band] = np.empty(box.shape, cut.dtype)
-        values[part.band][part.window.slices_in(box)] = cut
-    return values
 
 
 def _finish(target: Target, lock: bool, records: Sequence[Record]) -> int:  # noqa: FBT001 - Dask passes by position

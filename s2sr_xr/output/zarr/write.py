@@ -6,6 +6,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from s2sr_xr.engine.block import do_block, turn
 from s2sr_xr.errors import GridError
 from s2sr_xr.readers.fetch.source import source_of
@@ -18,12 +20,20 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from s2sr_xr.core.tiling import Box
+    from s2sr_xr.engine.dask_chunks import Part
     from s2sr_xr.engine.job import BlockTask, Job
     from s2sr_xr.output.zarr.records import Index, Record
     from s2sr_xr.output.zarr.target import Target
     from s2sr_xr.readers.fetch.source_protocol import Source
 
-__all__ = ["StoreWork", "locked", "sources_of", "write_block", "write_loaded"]
+__all__ = [
+    "StoreWork",
+    "locked",
+    "sources_of",
+    "write_block",
+    "write_from_chunks",
+    "write_loaded",
+]
 
 
 def write_block(
@@ -65,6 +75,38 @@ def write_block(
 def locked(target: Target, *, lock: bool) -> AbstractContextManager[None]:
     """Hold the lock of a store during the body, if asked to."""
     return target.lease() if lock else nullcontext()
+
+
+def write_from_chunks(
+    target: Target,
+    index: Index,
+    lock: bool,  # noqa: FBT001 - Dask passes by position
+    made: Mapping[str, tuple[int, str]],
+    runs: Sequence[Sequence[Any]],
+    parts: Sequence[Part],
+    chunks: Sequence[NDArray[Any]],
+) -> Record:
+    """Write a block inside a Dask task.
+
+    `made` says which of `runs` makes a variable, and what it is called there; a run is
+    a function, a `BlockTask`, and more that the function takes. Other variables are cut
+    as `parts` from `chunks`.
+    """
+
+    def compute(box: Box) -> dict[str, NDArray[Any]]:
+        values: dict[str, NDArray[Any]] = {}
+        for n, (run, *args) in enumerate(runs):
+            own = run(*args)
+            values |= {name: own[v] for name, (of, v) in made.items() if of == n}
+        for part, chunk in zip(parts, chunks, strict=True):
+            cut = part.cut(chunk)
+            if part.band not in values:
+                values[part.band] = np.empty(box.shape, cut.dtype)
+            values[part.band][part.window.slices_in(box)] = cut
+        return values
+
+    tasks = [task for _, task, *_ in runs]
+    return write_block(target, index, compute, tasks=tasks, lock=lock)
 
 
 def write_loaded(

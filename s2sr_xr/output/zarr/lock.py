@@ -103,8 +103,9 @@ def _runs(pid: int, started: float) -> bool:
 class _Held:
     """A lease of this process, kept alive by a thread until it is given back."""
 
-    def __init__(self, store: Store, run: str) -> None:
+    def __init__(self, store: Store, run: str, patience: float, beat: float) -> None:
         self.store, self.run, self.holders = store, run, 0
+        self.patience, self.beat = patience, beat
         self.key = f"{LEASES}/{run}-{uuid4().hex}.json"
         self.lock, self.over = threading.Lock(), threading.Event()
         self.thread: threading.Thread | None = None
@@ -114,7 +115,7 @@ class _Held:
         with self.lock, storing("take the lease of", self.store):
             if self.thread is not None:
                 return
-            refuse_if_held(self.store, self.run)
+            refuse_if_held(self.store, self.run, patience=self.patience)
             try:
                 self._say(settled=False)
                 _settle(self.store, self.run)
@@ -154,7 +155,7 @@ class _Held:
     def _beat(self) -> None:
         from zarr.core.sync import sync
 
-        while not self.over.wait(BEAT):
+        while not self.over.wait(self.beat):
             # A full disk or a lost connection is told by the next block, not here.
             with suppress(OSError):
                 if not sync(self.store.exists(self.key)):
@@ -167,7 +168,9 @@ _LOCK = threading.Lock()
 
 
 @contextmanager
-def hold(store: Store, run: str) -> Iterator[None]:
+def hold(
+    store: Store, run: str, *, patience: float = PATIENCE, beat: float = BEAT
+) -> Iterator[None]:
     """Hold the lease of `store` for `run` during the body; threads of a run share it.
 
     Raises
@@ -176,7 +179,7 @@ def hold(store: Store, run: str) -> Iterator[None]:
         Another run writes the store, or the lease cannot be written.
     """
     with _LOCK:
-        held = _HELD.setdefault(run, _Held(store, run))
+        held = _HELD.setdefault(run, _Held(store, run, patience, beat))
         held.holders += 1
     try:
         held.take()
@@ -191,12 +194,12 @@ def hold(store: Store, run: str) -> Iterator[None]:
             held.give_back()
 
 
-def refuse_if_held(store: Store, run: str = "") -> None:
+def refuse_if_held(store: Store, run: str = "", *, patience: float = PATIENCE) -> None:
     """Raise if another run than `run` writes the store, and does not end at once.
 
     Threads of a Dask computation that failed go on for a moment.
     """
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + patience
     while others := _others(store, run):
         if time.monotonic() > until:
             raise _busy(store, others[0])
