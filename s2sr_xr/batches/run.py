@@ -136,11 +136,11 @@ def batch(  # noqa: PLR0913 - what a night's job is made of, all by name
     """Make many items finer, a Zarr store each, whatever fails on the way.
 
     A block is a unit of its own: it reads its window, runs the networks, is written and
-    recorded. A few a worker are in flight at once. Whatever dies, the same call goes on
-    where it was, and no block that is recorded is computed again.
+    recorded. A few a worker are in flight at once. Whatever dies, the same call
+    resumes, and no block that is recorded is computed again.
 
     Stores on a map that are complete are described as STAC items, in a static catalogue
-    beside them (``catalog.json``), where `out` is a local folder.
+    next to them (``catalog.json``), where `out` is a local folder.
 
     Ctrl-C (or SIGTERM) ends the run in order: no block is begun, those in work are
     finished, and the report says so. A second Ctrl-C ends it at once.
@@ -167,7 +167,7 @@ def batch(  # noqa: PLR0913 - what a night's job is made of, all by name
     block
         Side of a block in 10 m pixels, a multiple of 6.
     resume
-        Whether to go on with stores that an equal job began; complete ones are left as
+        Whether to resume stores that an equal job began; complete ones are left as
         they are. False: a store that exists fails its item.
     retries
         How often a block is tried again that could not be read or written, or whose
@@ -190,17 +190,17 @@ def batch(  # noqa: PLR0913 - what a night's job is made of, all by name
     Raises
     ------
     GridError
-        There is no item, or one stands twice.
+        There is no item, or one appears more than once.
     ReadError
         `items` is a file that cannot be read.
     ModelError
-        The task, model, precision or device is none; the cluster has no worker, none
+        The task, model, precision or device is unknown; the cluster has no worker, none
         with a GPU that was asked for, or workers of other versions.
     ChunkError
         `block` is not a multiple of 6.
     StoreError
-        The log cannot be written, `layout` is none, or ``catalog.json`` in `out` is not
-        of this library.
+        The log cannot be written, `layout` is unknown, or ``catalog.json`` in `out` is
+        not of this library.
 
     Warns
     -----
@@ -233,7 +233,7 @@ def run_batch(
 ) -> BatchReport:
     """Do what `batch` promises, with what its options say put together."""
     from s2sr_xr.batches.driver import Drive
-    from s2sr_xr.batches.report import Log, told
+    from s2sr_xr.batches.report import Log, one_line
 
     entries = listed(items)
     folder = None if "://" in os.fspath(out) else Path(out)
@@ -254,7 +254,7 @@ def run_batch(
         except Exception as error:  # noqa: BLE001 - the report must come back
             warnings.warn(
                 f"The stores in {folder} are as the report says, but were not "
-                f"catalogued: {told(error)}",
+                f"catalogued: {one_line(error)}",
                 S2SRWarning,
                 stacklevel=3,
             )

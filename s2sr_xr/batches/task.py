@@ -47,7 +47,7 @@ class Rules:
     """How a job deals with what is there, and with what fails."""
 
     resume: bool = True
-    """Whether to go on with stores that are there; False refuses them."""
+    """Whether to resume stores that are there; False refuses them."""
 
     retries: int = 2
     """How often a block that may succeed is tried again."""

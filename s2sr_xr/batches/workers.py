@@ -312,7 +312,7 @@ def check_versions(found: dict[str, dict[str, Any]]) -> None:
 
 
 def passing(error: BaseException) -> bool:
-    """Tell whether the same block may succeed when it is tried again.
+    """Return whether the same block may succeed when it is tried again.
 
     Workers that are killed and futures that are lost may; so may reads, and stores that
     cannot be written now. Nothing else: the same pixels would fail again.

@@ -145,7 +145,7 @@ def batch_(  # noqa: PLR0913 - a command's options
     ] = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Make many products finer, a store each. Run it again to go on."""
+    """Make many products finer, a store each. Run it again to resume."""
     if workers and scheduler:
         raise typer.BadParameter("--workers and --scheduler are two ways; give one.")
     recipe = _recipe(task, model, bands, precision, device, block)
@@ -326,7 +326,7 @@ def _progress() -> Iterator[Callable[[Progress], None]]:
         begun = time.monotonic()
         bar = shown.add_task("blocks", total=None, rate="")
 
-        def tell(now: Progress) -> None:
+        def show(now: Progress) -> None:
             rate = now.pixels / 1e6 / max(time.monotonic() - begun, 1e-6)
             shown.update(
                 bar,
@@ -336,4 +336,4 @@ def _progress() -> Iterator[Callable[[Progress], None]]:
                 rate=f"{rate:.2f} Mpx/s, {now.stored / 2**20:,.0f} MiB",
             )
 
-        yield tell
+        yield show

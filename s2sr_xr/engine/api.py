@@ -173,9 +173,10 @@ def register(
     """Return the bands of L1B detectors aligned to one of them, on the same pixels.
 
     Tile by tile: the network sees a tile with its halo, standardised by itself, so that
-    a crop is another image; `benchmarks/seams.py` tells the jump between tiles. Shifts
-    of up to 10 px along each axis are found; bring bands near with `align_to_green`
-    first. NumPy in gives NumPy out; Dask in gives a lazy result, and nothing is read.
+    a crop is another image; `benchmarks/seams.py` measures the jump between tiles.
+    Shifts of up to 10 px along each axis are found; bring bands near with
+    `align_to_green` first. NumPy in gives NumPy out; Dask in gives a lazy result, and
+    nothing is read.
 
     Parameters
     ----------
@@ -222,7 +223,7 @@ def _by_detector(
     *,
     reference: str | None = None,
 ) -> xr.DataTree | xr.Dataset:
-    options = replace(options, check=False)  # counts are no reflectance
+    options = replace(options, check=False)  # counts are not reflectance
 
     def one(ds: xr.Dataset) -> xr.Dataset:
         scene = detector_scene(ds)

@@ -45,7 +45,7 @@ def _cut(parts: Sequence[Part], chunks: Sequence[NDArray[Any]]) -> list[Any]:
 
 @dataclass(frozen=True, slots=True)
 class _Inputs:
-    """What one block needs beside its Dask chunks, and where these go."""
+    """What one block needs besides its Dask chunks, and where these go."""
 
     pixels: Mapping[str, Pixels]
     """Bands that the task reads itself."""
@@ -86,7 +86,7 @@ class Graph:
         self.pixels: dict[str, Any] = {}
         self.chunked: dict[str, Chunked] = {}
         for band, plane in job.planes.items():
-            # A band that is not lazy beside one that is becomes a single chunk.
+            # Where another band is lazy, one that is not becomes a single chunk.
             whole = plane.variable.chunks is None
             array = (plane.variable.chunk() if whole else plane.variable).data
             source = source_of(array) if plane.repeat == 1 else None

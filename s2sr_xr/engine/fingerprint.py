@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["UNREPEATABLE", "token_of"]
 
 UNREPEATABLE = "not repeatable"
-"""The part of a token that says which variables cannot be told again, and why."""
+"""The part of a token that says which variables differ on each run, and why."""
 
 _DRAWN = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
 
@@ -34,12 +34,12 @@ def token_of(ds: xr.Dataset) -> dict[str, Any]:
     Equal for equal work on equal data, in any process: models with their weights,
     precision, radiometry, sources, and for each variable a hash of all that its blocks
     are made from. Of a variable that was computed from results it is the name of its
-    Dask array, which tells the arithmetic; of one in memory, a hash of its pixels.
+    Dask array, which stands for the arithmetic; of one in memory, a hash of its pixels.
     Where the work runs, and how many tiles at once, is left out.
 
     Names that Dask draws at random (``da.from_array(name=False)``, `dask.delayed`
-    without ``pure=True``) are found and told under `UNREPEATABLE`; other random names
-    cannot be, and differ on resume.
+    without ``pure=True``) are found and reported under `UNREPEATABLE`; other random
+    names cannot be, and differ on resume.
 
     Parameters
     ----------

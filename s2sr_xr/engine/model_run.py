@@ -115,10 +115,10 @@ class Pass:
                 absent[b] = missing
             stacks.append(_mirrored(filled, seen, source, self.cells, k))
         for name, k in self.flags.items():
-            # Beyond the mask, or where it could not be told, nothing is flagged.
-            told = np.nan_to_num(images[name]).astype(np.uint8)
+            # Beyond the mask, or where it is unknown, nothing is flagged.
+            known = np.nan_to_num(images[name]).astype(np.uint8)
             for bit in (nodata.SATURATED, nodata.DEFECT):
-                flags |= bit * _any_in_cell(told & bit > 0, k)
+                flags |= bit * _any_in_cell(known & bit > 0, k)
         k = spec.output.per_cell
         inner = block.slices_in(tiles.scale(k))
         gone = {
@@ -189,7 +189,7 @@ def _mirrored(
     cut = inner.scale(k).slices_in(source.scale(k))
     out = np.empty((len(images), *seen.scale(k).shape), images[0].dtype)
     # Where each row and column comes from, and the few that lie beyond the edge.
-    whence = [
+    origin = [
         np.array([mirror(i, n * k) for i in range(span.start * k, span.stop * k)])
         - held.start * k
         for span, held, n in (
@@ -197,15 +197,15 @@ def _mirrored(
             (seen.cols, source.cols, cells[1]),
         )
     ]
-    rows, cols = whence
-    above, beside = (
+    rows, cols = origin
+    edge_rows, edge_cols = (
         np.delete(np.arange(len(places)), middle)
-        for places, middle in zip(whence, into, strict=True)
+        for places, middle in zip(origin, into, strict=True)
     )
     for image, made in zip(images, out, strict=True):
         made[into] = image[cut]
-        made[above] = image[np.ix_(rows[above], cols)]
-        made[into[0], beside] = image[cut[0], cols[beside]]
+        made[edge_rows] = image[np.ix_(rows[edge_rows], cols)]
+        made[into[0], edge_cols] = image[cut[0], cols[edge_cols]]
     return out
 
 

@@ -1,4 +1,4 @@
-"""What a lazy result will cost, told before anything is read or computed."""
+"""What a lazy result will cost, known before anything is read or computed."""
 
 from __future__ import annotations
 
@@ -101,9 +101,9 @@ def plan(ds: xr.Dataset, *, threads: int | None = None) -> Plan:
     Raises
     ------
     GridError
-        `ds` is no lazy result of this library; the message says how to get one.
+        `ds` is not a lazy result of this library; the message says how to get one.
     ModelError
-        `threads` is no count.
+        `threads` is not a count.
     """
     if threads is not None and not (isinstance(threads, int) and threads >= 1):
         raise ModelError(f"threads counts blocks in work, 1 or more; got {threads!r}.")

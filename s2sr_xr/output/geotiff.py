@@ -31,7 +31,7 @@ TILE = 512
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What the files say beside their pixels."""
+    """What the files say about their pixels."""
 
     bands: tuple[str, ...]
     """Names, in the order of the instrument."""

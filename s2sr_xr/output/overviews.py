@@ -1,4 +1,4 @@
-"""Coarser copies beside the pixels of a store, for viewers that start from afar.
+"""Coarser copies of the pixels of a store, for viewers that start from afar.
 
 References
 ----------

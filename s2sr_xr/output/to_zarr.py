@@ -51,7 +51,7 @@ def to_zarr(
     mode
         "w-" refuses a store that exists; "w" replaces one that this library made.
     resume
-        Whether to go on with a store that an equal call began and did not finish:
+        Whether to resume a store that an equal call began and did not finish:
         blocks that are written are kept, torn ones and the rest are written. Where
         nothing is there it is created; what is complete is left as it is, with a line
         in the log. Equal are models, weights, precision, radiometry, sources, your own
@@ -69,7 +69,7 @@ def to_zarr(
         The store exists, another run writes it, or it cannot be written.
     ResumeMismatchError
         The store to resume was begun by another call; the message names what differs.
-        Or nobody could tell: pixels of a variable come from a Dask array whose name is
+        Or it cannot be known: pixels of a variable come from a Dask array whose name is
         drawn anew each time, or from a file behind xarray's lazy indexing.
     GridError
         `ds` has no y and x, or variables of other dims.
@@ -91,7 +91,7 @@ def to_zarr(
         )
     if not compute:
         return _work(ds, target, blocks, resume=resume)
-    with target.lease():
+    with target.lock():
         todo = target.missing() if resume else [*target.indices()]
         if not todo and target.is_complete:
             _LOG.info("%s is complete; nothing is left to write", target.store)
@@ -140,7 +140,7 @@ def _refuse_unrepeatable(token: Mapping[str, dict[str, str]]) -> None:
     if doubts:
         name, why = next(iter(doubts.items()))
         raise ResumeMismatchError(
-            f"{name} cannot be resumed, since nobody can tell whether it is the same: "
+            f"{name} cannot be resumed, since it may not be the same: "
             f"{why}. Give what it is made from a name of its own "
             "(da.from_array(..., name=...), dask.delayed(..., pure=True)), or write "
             "without resume=True."

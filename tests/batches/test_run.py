@@ -303,21 +303,21 @@ def bad_items(tmp_path, paths):
         "twice": (
             [paths[0], paths[1], paths[0]],
             {},
-            f"Item {paths[0].stem} stands twice among the items",
+            f"Item {paths[0].stem} appears more than once among the items",
         ),
         "twice on some disks": (
             [{"id": "a", "assets": {}}, {"id": "A", "assets": {}}],
             {},
-            "Item A stands twice among the items, as a: both would be written to one",
+            "Item A appears more than once among the items, as a: both would be written to one",
         ),
         "no JSON": (
             tmp_path / "words.json",
             {},
             r"No STAC item could be loaded from .*words.json: Expecting value",
         ),
-        "no items": (tmp_path / "number.json", {}, "is no STAC item, no collection"),
+        "no items": (tmp_path / "number.json", {}, "is not a STAC item, a collection"),
         "no file": (tmp_path / "no.json", {}, r"loaded from .*no.json: not found"),
-        "a number": (7, {}, "int is no item. Give STAC items"),
+        "a number": (7, {}, "int is not an item. Give STAC items"),
         "task": (paths, {"task": "sharpen"}, "task='sharpen' is not one of superres"),
         "model": (paths, {"model": "sharper"}, "No model is named 'sharper'"),
         "precision": (paths, {"precision": "fp8"}, "precision='fp8' is not one of"),
@@ -428,7 +428,7 @@ def test_a_catalogue_of_others_is_noticed_before_the_start(tmp_path, world):
     with pytest.raises(StoreError, match="was not made by s2sr_xr, so it is left"):
         s2sr_xr.batch(world[0], tmp_path, **HOW)
     (tmp_path / "catalog.json").write_text("words")
-    with pytest.raises(StoreError, match="is no STAC catalogue"):
+    with pytest.raises(StoreError, match="is not a STAC catalogue"):
         s2sr_xr.batch(world[0], tmp_path, **HOW)
     assert [p.name for p in tmp_path.iterdir()] == ["catalog.json"]
 
@@ -441,7 +441,9 @@ def test_a_catalogue_that_cannot_be_written_costs_no_report(tmp_path, world):
         if now.blocks_done == 1:
             (tmp_path / "catalog.json").write_text("words")
 
-    with pytest.warns(S2SRWarning, match="not catalogued: StoreError: .* is no STAC"):
+    with pytest.warns(
+        S2SRWarning, match="not catalogued: StoreError: .* is not a STAC"
+    ):
         report = s2sr_xr.batch(world[0][:1], tmp_path, **HOW, progress=occupy)
     assert report.ok
     assert same(tmp_path, {world[0][0].stem: world[1][world[0][0].stem]})

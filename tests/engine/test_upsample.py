@@ -509,7 +509,7 @@ def test_a_grid_that_is_not_utm_is_refused():
         ({"model": "csr-s"}, s2sr_xr.ModelError, "'csr-s' makes bands of 10m finer"),
         ({"model": "carn-s"}, s2sr_xr.ModelError, r"superresolve\(model=\"carn-s\"\)"),
         ({"model": {"20m": None}}, s2sr_xr.ModelError, "no network for"),
-        ({"model": 7}, s2sr_xr.ModelError, "model=7 is no name, no file"),
+        ({"model": 7}, s2sr_xr.ModelError, "model=7 is not a name, a file"),
         ({"bands": 11}, s2sr_xr.MissingBandError, "a list of names; got 11"),
         ({"precision": "float16"}, s2sr_xr.ModelError, "precision='float16'"),
         ({"device": "meta"}, s2sr_xr.ModelError, "device='meta' is not usable"),

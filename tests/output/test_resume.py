@@ -30,7 +30,7 @@ import s2sr_xr
 from s2sr_xr.engine.fingerprint import token_of
 from s2sr_xr.errors import ResumeMismatchError, StoreError
 from s2sr_xr.output import zarr as s2
-from s2sr_xr.output.zarr import lease
+from s2sr_xr.output.zarr import lock
 from s2sr_xr.output.zarr import template as outline
 
 TESTS = Path(__file__).parents[1]
@@ -487,7 +487,7 @@ def test_of_runs_that_start_at_once_one_holds_the_lock(tmp_path, slow):
         def start(run, place=place, held=held, refused=refused, begin=begin, end=end):
             begin.wait()
             try:
-                with lease.hold(place, run, patience=0.1):
+                with lock.hold(place, run, patience=0.1):
                     held.append(run)
                     end.wait()
             except StoreError:
@@ -503,7 +503,7 @@ def test_of_runs_that_start_at_once_one_holds_the_lock(tmp_path, slow):
         assert len(refused) == 3
 
 
-def test_a_lease_outlives_no_failure(tmp_path):
+def test_a_lock_outlives_no_failure(tmp_path):
     bad = (scene() * 1e4).s2sr.upsample("bicubic")
     for work in (
         lambda: bad.s2sr.to_zarr(tmp_path / "out", mode="w"),
@@ -517,13 +517,13 @@ def test_a_lease_outlives_no_failure(tmp_path):
 
 
 @pytest.mark.parametrize("lazy", [True, False])
-def test_work_for_later_takes_the_lease_when_it_runs(tmp_path, lazy):
+def test_work_for_later_takes_the_lock_when_it_runs(tmp_path, lazy):
     path, ds = tmp_path / "out", result() if lazy else result().compute()
     work = ds.s2sr.to_zarr(path, compute=False)
     target = s2.resume_or_create(
         path, ds, block=s2sr_xr.output.to_zarr.blocks_of(ds).size, token=token_of(ds)
     )
-    with target.lease(), pytest.raises(StoreError, match="another run"):
+    with target.lock(), pytest.raises(StoreError, match="another run"):
         dask.compute(work)
     work = ds.s2sr.to_zarr(path, resume=True, compute=False)
     dask.compute(work)
@@ -561,15 +561,15 @@ def test_a_lock_from_elsewhere_dies_of_silence(tmp_path):
     folder = tmp_path / "out/_s2sr/lease"
     folder.mkdir(parents=True)
 
-    for age, held in ((0, True), (lease.SILENCE + 5, False)):
+    for age, held in ((0, True), (lock.SILENCE + 5, False)):
         (folder / "r-x.json").write_text(json.dumps(said | {"beat": time.time() - age}))
         if held:
             with (
                 pytest.raises(StoreError, match=r"process 1 on moon.*wait 120 s"),
-                target.lease(),
+                target.lock(),
             ):
                 pass
-    with lease.hold(LocalStore(tmp_path / "out"), "mine", beat=0.01):
+    with lock.hold(LocalStore(tmp_path / "out"), "mine", beat=0.01):
         assert not (folder / "r-x.json").exists()
         (mine,) = folder.iterdir()
         beat = json.loads(mine.read_text())["beat"]

@@ -455,7 +455,7 @@ def test_the_default_unit_divides_any_block(block):
         (
             lambda t: t.assign_coords(spatial_ref=((), 0, {"crs_wkt": "Narnia"})),
             GridError,
-            "crs_wkt of spatial_ref is no CRS.*Narnia",
+            "crs_wkt of spatial_ref is not a CRS.*Narnia",
         ),
     ],
 )
@@ -530,7 +530,7 @@ def test_what_is_not_ours_is_never_deleted(tmp_path, mode):
     template = make_template(1)
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/cat.jpg").write_text("miaow")
-    with pytest.raises(StoreError, match="no Zarr v3 store and was not made by"):
+    with pytest.raises(StoreError, match="not a Zarr v3 store and was not made by"):
         s2.create(tmp_path / "photos", template, block=(8, 8), mode=mode)
     assert (tmp_path / "photos/cat.jpg").read_text() == "miaow"
     xr.Dataset({"a": 1}).to_zarr(tmp_path / "theirs", zarr_format=3, consolidated=False)

@@ -74,7 +74,7 @@ def write_block(
 
 def locked(target: Target, *, lock: bool) -> AbstractContextManager[None]:
     """Hold the lock of a store during the body, if asked to."""
-    return target.lease() if lock else nullcontext()
+    return target.lock() if lock else nullcontext()
 
 
 def write_from_chunks(
