@@ -308,7 +308,7 @@ def bad_items(tmp_path, paths):
         "twice on some disks": (
             [{"id": "a", "assets": {}}, {"id": "A", "assets": {}}],
             {},
-            "Item A appears more than once among the items, as a: both would be written to one",
+            "Item A appears more than once among the items, as a: both would be",
         ),
         "no JSON": (
             tmp_path / "words.json",
