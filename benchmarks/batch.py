@@ -1,7 +1,7 @@
 """What driving many small blocks costs: tasks a second, and the driver's memory.
 
 Tiles are made up, their network does nothing, and a block is a few pixels: what is left
-is the driving itself, with a real store, its records and its lease a tile. The memory
+is the driving itself, with a real store, its records and its lock a tile. The memory
 must not grow with tiles x blocks: it is printed as the job goes on. A store is removed
 when the next tile is opened.
 

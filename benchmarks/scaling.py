@@ -31,7 +31,7 @@ def run(
     from distributed import Client, LocalCluster
 
     import s2sr_xr
-    from s2sr_xr.engine.dask_graph import call_behind
+    from s2sr_xr.engine.lazy import job_of
 
     warm()
     block = what["block"]
@@ -57,7 +57,7 @@ def run(
         ds = finer(part, what["model"], what["precision"], "cpu")
         ds.s2sr.to_zarr(out, mode="w")
         wall = time.perf_counter() - begun
-    job = call_behind(ds)[0].job
+    job = job_of(ds)
     return {
         "blocks": sum(1 for _ in job.blocks) * job.steps,
         "mpx": ds.sizes["y"] * ds.sizes["x"] / 1e6,

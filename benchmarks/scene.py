@@ -114,11 +114,11 @@ class Work:
     def lazily(self):
         """Return the lazy result, and the job that makes it."""
         import s2sr_xr
-        from s2sr_xr.engine.dask_graph import call_behind
+        from s2sr_xr.engine.lazy import job_of
 
         tree = s2sr_xr.open_stac(self.item, chunks=self.block)
         ds = finer(tree, self.model, self.precision, self.device)
-        return ds, call_behind(ds)[0].job
+        return ds, job_of(ds)
 
 
 def run(

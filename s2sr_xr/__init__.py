@@ -6,7 +6,8 @@
 """
 
 from s2sr_xr import accessor, errors, evaluate, simulate, train
-from s2sr_xr.batches import BatchReport, batch
+from s2sr_xr.batches.report import BatchReport
+from s2sr_xr.batches.run import batch
 from s2sr_xr.core import radiometry
 from s2sr_xr.core.decode import decode
 from s2sr_xr.core.version import library_version

@@ -32,7 +32,7 @@ FLOORS = [
 ]
 """From low to high; imports point down only. Inside a package they are free."""
 
-LONGEST_CHAIN = 23
+LONGEST_CHAIN = 18
 """Files on the longest way from import to import."""
 
 

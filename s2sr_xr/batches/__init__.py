@@ -5,9 +5,8 @@
     report = s2sr_xr.batch("search.json", "out/", task="upsample")
     print(report)
 
-`inputs` tells what is given, `work` is one block, `crews` do blocks, `drive` hands them
-out by the rules of `pieces`, `outcome` says what became of them, and `many` puts these
-together.
+`inputs` lists what is given, `task` says what is made of it, `driver` hands blocks out,
+`workers` do them, `report` says what became of them, and `run` puts these together.
 """
 
 from s2sr_xr.batches.report import BatchReport, Failure, ItemReport, Progress

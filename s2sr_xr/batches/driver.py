@@ -15,12 +15,13 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from s2sr_xr.batches.report import BatchReport, Failure, ItemReport, Progress, told
+from s2sr_xr.batches.report import BatchReport, Failure, ItemReport, Progress, one_line
 from s2sr_xr.batches.signals import orderly
-from s2sr_xr.batches.task import Work, job_of, sources_of
 from s2sr_xr.batches.workers import ClusterLostError, passing
 from s2sr_xr.engine.fingerprint import token_of
+from s2sr_xr.engine.lazy import job_of
 from s2sr_xr.output.zarr import create, resume_or_create
+from s2sr_xr.output.zarr.write import StoreWork, sources_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
     from s2sr_xr.batches.report import Log
     from s2sr_xr.batches.task import Piece, Result, Rules
     from s2sr_xr.batches.workers import Crew
-    from s2sr_xr.output.zarr import Index, Target
+    from s2sr_xr.engine.job import Job
+    from s2sr_xr.output.zarr import Index, Record, Target
 
 __all__ = ["Drive"]
 
@@ -38,7 +40,7 @@ WAIT = 0.5
 """Seconds before a block is tried again; doubles with each try."""
 
 LOOK = 0.5
-"""Seconds after which a driver that waits looks whether it was told to stop."""
+"""Seconds after which a driver that waits looks whether it was asked to stop."""
 
 
 @dataclass(slots=True, eq=False)
@@ -46,7 +48,7 @@ class _Open:
     """A store that is being written."""
 
     result: Result
-    work: Work
+    work: StoreWork
     todo: list[Index]
     holding: ExitStack
     report: ItemReport
@@ -95,7 +97,7 @@ class Drive:
         """Do all of it, and say what was done."""
         begun = time.monotonic()
         self._now = replace(self._now, items=len(self.pieces))
-        with orderly(self._told):
+        with orderly(self._asked_to_stop):
             try:
                 self._work()
                 self._drain()
@@ -122,7 +124,7 @@ class Drive:
         self.log.say("end", "", ok=report.ok, stopped=report.stopped)
         return report
 
-    def _told(self, word: str) -> None:
+    def _asked_to_stop(self, word: str) -> None:
         self._stop = word
         _LOG.warning("%s: blocks in work are finished first", word)
 
@@ -141,7 +143,7 @@ class Drive:
             self._settle_some(self._pause())
 
     def _drain(self) -> None:
-        """Wait for what is in flight, so that nothing is written without the lease."""
+        """Wait for what is in flight, so that nothing is written without the lock."""
         self._later.clear()
         while self._flying:
             self._settle_some(LOOK)
@@ -159,7 +161,7 @@ class Drive:
     def _units(self) -> Iterator[_Flight]:
         """Yield the blocks of one store after another, opening each when it is due."""
         for piece in self.pieces:
-            self._tell(items_begun=self._now.items_begun + 1)
+            self._report(items_begun=self._now.items_begun + 1)
             for result in self._results(piece):
                 opened = self._opened(result)
                 if opened is None:
@@ -185,15 +187,17 @@ class Drive:
         report = ItemReport(id=result.id, store=result.store, state="unfinished")
         holding = ExitStack()
         try:
-            target, job = self._target(result), job_of(result.ds)
+            job = job_of(result.ds)
+            assert job is not None, "a result as the call returned it"
+            target = self._target(result, job)
             done = self.rules.resume and target.is_complete
             todo = target.missing() if done else []
             if not done or todo:
-                holding.enter_context(target.lease())
+                holding.enter_context(target.lock())
                 todo = target.missing() if self.rules.resume else [*target.indices()]
             # Blocks of other items take what this one leaves idle.
             task = replace(job.task, threads=1)
-            work = Work(
+            work = StoreWork(
                 item=result.id, task=task, pixels=sources_of(job), target=target
             )
         except Exception as error:  # noqa: BLE001 - one item shall not stop the rest
@@ -213,15 +217,15 @@ class Drive:
         )
         opened = _Open(result, work, todo, holding, report)
         self._open[id(opened)] = opened
-        self._tell(blocks=self._now.blocks + len(todo))
+        self._report(blocks=self._now.blocks + len(todo))
         return opened
 
-    def _target(self, result: Result) -> Target:
+    def _target(self, result: Result, job: Job) -> Target:
         make = resume_or_create if self.rules.resume else create
         return make(
             result.store,
             result.ds,
-            block=job_of(result.ds).blocks.size,
+            block=job.blocks.size,
             layout=self.rules.layout,
             token=token_of(result.ds),
         )
@@ -248,7 +252,7 @@ class Drive:
     def _settle(self, future: Any, flight: _Flight) -> None:  # noqa: ANN401 - a future
         opened, index = flight.opened, flight.index
         try:
-            done = self.crew.result(future)
+            record: Record = self.crew.result(future)
         except ClusterLostError:
             raise
         except Exception as error:  # noqa: BLE001 - judged here
@@ -259,7 +263,7 @@ class Drive:
             self._end_if_done(opened)
             return
         opened.flying -= 1
-        kind = "blocks_empty" if done.state == "empty" else "blocks_written"
+        kind = "blocks_empty" if record.state == "empty" else "blocks_written"
         opened.report = replace(
             opened.report, **{kind: getattr(opened.report, kind) + 1}
         )
@@ -268,18 +272,18 @@ class Drive:
             "block",
             opened.result.id,
             block=index,
-            state=done.state,
+            state=record.state,
             seconds=round(time.monotonic() - flight.begun, 3),
         )
-        self._tell(
+        self._report(
             blocks_done=self._now.blocks_done + 1,
             pixels=self._now.pixels + rows * cols,
-            stored=self._now.stored + done.stored,
+            stored=self._now.stored + sum(record.sizes.values()),
         )
         self._end_if_done(opened)
 
     def _try_again(self, flight: _Flight, error: Exception) -> bool:
-        """Put a block back, if it may succeed; tell whether it was."""
+        """Put a block back, if it may succeed; return whether it was."""
         opened = flight.opened
         if (
             self._stop
@@ -296,7 +300,7 @@ class Drive:
             opened.result.id,
             block=flight.index,
             state="retried",
-            error=told(error),
+            error=one_line(error),
         )
         return True
 
@@ -319,7 +323,7 @@ class Drive:
         self._leave(opened, "written")
 
     def _leave(self, opened: _Open, state: str) -> None:
-        """Give a store's lease back, and keep what was done for it."""
+        """Give a store's lock back, and keep what was done for it."""
         del self._open[id(opened)]
         opened.holding.close()
         self._reports.append(replace(opened.report, state=state))
@@ -335,7 +339,7 @@ class Drive:
         """Keep a failure; raise it where the first one ends the run."""
         if opened is not None:
             opened.failed = True
-        failure = Failure(item=report.id, block=index, error=told(error))
+        failure = Failure(item=report.id, block=index, error=one_line(error))
         self._failures.append(failure)
         self.log.say(
             "failed", report.id, block=index, error=failure.error, store=report.store
@@ -343,7 +347,7 @@ class Drive:
         if self.rules.on_error == "raise" and not self._stop:
             raise error
 
-    def _tell(self, **changed: int) -> None:
+    def _report(self, **changed: int) -> None:
         self._now = replace(self._now, **changed)
         if self.progress is not None:
             self.progress(self._now)

@@ -51,7 +51,7 @@ class Entry:
 def listed(items: Any) -> list[Entry]:  # noqa: ANN401 - see `s2sr_xr.batch`
     """Return the items of a job, each once. Nothing but JSON is read.
 
-    An item that cannot be told is an entry with its fault: it fails when its turn
+    An item that is not understood is an entry with its fault: it fails when its turn
     comes, and the others do not.
 
     Raises
@@ -59,7 +59,7 @@ def listed(items: Any) -> list[Entry]:  # noqa: ANN401 - see `s2sr_xr.batch`
     ReadError
         `items` is a file that cannot be read.
     GridError
-        There is none, or one stands twice.
+        There is none, or one appears more than once.
     """
     if isinstance(items, str | os.PathLike):
         items = path_of(str(items))
@@ -78,8 +78,8 @@ def listed(items: Any) -> list[Entry]:  # noqa: ANN401 - see `s2sr_xr.batch`
         if name in seen:
             twin = "" if seen[name] == entry.id else f", as {seen[name]}"
             raise GridError(
-                f"Item {entry.id} stands twice among the items{twin}: both would be "
-                "written to one store. Drop one."
+                f"Item {entry.id} appears more than once among the items{twin}: both "
+                "would be written to one store. Drop one."
             )
         seen[name] = entry.id
     return found
@@ -119,7 +119,7 @@ def _flat(items: Any) -> Iterator[Entry]:  # noqa: ANN401 - whatever holds items
             yield from _flat(item)
     else:
         raise GridError(
-            f"{type(items).__name__} is no item. Give STAC items, their dicts, a "
+            f"{type(items).__name__} is not an item. Give STAC items, their dicts, a "
             "search, or paths of products."
         )
 
@@ -149,16 +149,16 @@ def _in_json(said: Any, place: str) -> Iterator[Entry]:  # noqa: ANN401 - JSON
         yield Entry(str(said["id"]), place or facts)
     else:
         raise ReadError(
-            f"{redact(place) or 'A mapping'} is no STAC item, no collection of items, "
-            "and no list of paths."
+            f"{redact(place) or 'A mapping'} is not a STAC item, a collection of "
+            "items, or a list of paths."
         )
 
 
 def _part(part: Any, place: str, n: int) -> Iterator[Entry]:  # noqa: ANN401 - JSON
     if isinstance(part, str):
         part = path_of(part)
-        beside = Path(place).parent / part if place and "://" not in part else part
-        yield from _at(str(beside))
+        near = Path(place).parent / part if place and "://" not in part else part
+        yield from _at(str(near))
     elif isinstance(part, Mapping) and part.get("id"):
         yield Entry(str(part["id"]), _placed(part, place), found_at=_where(place))
     else:

@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
     from s2sr_xr.output.zarr import Index
 
-__all__ = ["BatchReport", "Failure", "ItemReport", "Log", "Progress", "told"]
+__all__ = ["BatchReport", "Failure", "ItemReport", "Log", "Progress", "one_line"]
 
 SHOWN = 40
 """Items that a printed report lists; failed ones come first."""
 
 
-def told(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """Return an error as one line without secrets, its class first.
 
-    >>> told(OSError("no space at https://host/a?sig=abc&x=1"))
+    >>> one_line(OSError("no space at https://host/a?sig=abc&x=1"))
     'OSError: no space at https://host/a'
     """
     return f"{type(error).__name__}: {redact(' '.join(str(error).split()))}"
@@ -155,7 +155,7 @@ class BatchReport:
         if (more := len(self.failed) - SHOWN) > 0:
             yield f"... and {more} more failures"
         if self.stopped:
-            yield f"stopped: {self.stopped}. Run it again to go on."
+            yield f"stopped: {self.stopped}. Run it again to resume."
 
 
 def _row(name: str, state: str, counts: ItemReport | BatchReport) -> tuple[str, ...]:
@@ -165,7 +165,7 @@ def _row(name: str, state: str, counts: ItemReport | BatchReport) -> tuple[str, 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far a job is, told after each block and each item."""
+    """How far a job is, reported after each block and each item."""
 
     items: int
     """Items of the job."""
@@ -187,7 +187,7 @@ class Progress:
 
     @property
     def expected(self) -> int:
-        """Blocks of the whole job, as far as the items opened so far tell."""
+        """Blocks of the whole job, as far as known from the items opened so far."""
         return round(self.blocks * self.items / max(self.items_begun, 1))
 
 

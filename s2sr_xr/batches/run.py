@@ -13,13 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import xarray as xr
 
 from s2sr_xr.batches.inputs import file_name, listed
-from s2sr_xr.errors import (
-    ChunkError,
-    MissingBandError,
-    ModelError,
-    S2SRWarning,
-    StoreError,
-)
+from s2sr_xr.batches.task import Piece, Result, Rules
+from s2sr_xr.engine.options import Options
+from s2sr_xr.errors import ChunkError, MissingBandError, ModelError, S2SRWarning
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,11 +24,10 @@ if TYPE_CHECKING:
 
     from s2sr_xr.batches.inputs import Entry
     from s2sr_xr.batches.report import BatchReport, Progress
-    from s2sr_xr.batches.task import Result
     from s2sr_xr.batches.workers import Crew
     from s2sr_xr.output.zarr import Layout
 
-__all__ = ["TASKS", "Recipe", "Task", "batch", "crew", "store_of"]
+__all__ = ["TASKS", "Recipe", "Task", "batch", "crew", "run_batch", "store_of"]
 
 Task = Literal["superresolve", "upsample", "register"]
 
@@ -62,14 +57,9 @@ class Recipe:
     """Side of a block in 10 m pixels."""
 
     def __post_init__(self) -> None:
-        from s2sr_xr.engine.predictor import PRECISIONS
-
+        Options(precision=self.precision)  # or raise
         if self.task not in TASKS:
             raise ModelError(f"task={self.task!r} is not one of {', '.join(TASKS)}.")
-        if self.precision not in PRECISIONS:
-            raise ModelError(
-                f"precision={self.precision!r} is not one of {', '.join(PRECISIONS)}."
-            )
         if self.block < 6 or self.block % 6:
             raise ChunkError(
                 f"block={self.block}: the side of a block is a multiple of 6 ten-metre "
@@ -116,8 +106,6 @@ class Recipe:
 
         `store` ends in ".zarr"; detectors of L1B get one each, ``..._d05.zarr``.
         """
-        from s2sr_xr.batches.task import Result
-
         made = self.apply(source.open(chunks=self.block))
         if isinstance(made, xr.Dataset):
             yield Result(item, store, made)
@@ -148,11 +136,11 @@ def batch(  # noqa: PLR0913 - what a night's job is made of, all by name
     """Make many items finer, a Zarr store each, whatever fails on the way.
 
     A block is a unit of its own: it reads its window, runs the networks, is written and
-    recorded. A few a worker are in flight at once. Whatever dies, the same call goes on
-    where it was, and no block that is recorded is computed again.
+    recorded. A few a worker are in flight at once. Whatever dies, the same call
+    resumes, and no block that is recorded is computed again.
 
     Stores on a map that are complete are described as STAC items, in a static catalogue
-    beside them (``catalog.json``), where `out` is a local folder.
+    next to them (``catalog.json``), where `out` is a local folder.
 
     Ctrl-C (or SIGTERM) ends the run in order: no block is begun, those in work are
     finished, and the report says so. A second Ctrl-C ends it at once.
@@ -179,7 +167,7 @@ def batch(  # noqa: PLR0913 - what a night's job is made of, all by name
     block
         Side of a block in 10 m pixels, a multiple of 6.
     resume
-        Whether to go on with stores that an equal job began; complete ones are left as
+        Whether to resume stores that an equal job began; complete ones are left as
         they are. False: a store that exists fails its item.
     retries
         How often a block is tried again that could not be read or written, or whose
@@ -202,27 +190,23 @@ def batch(  # noqa: PLR0913 - what a night's job is made of, all by name
     Raises
     ------
     GridError
-        There is no item, or one stands twice.
+        There is no item, or one appears more than once.
     ReadError
         `items` is a file that cannot be read.
     ModelError
-        The task, model, precision or device is none; the cluster has no worker, none
+        The task, model, precision or device is unknown; the cluster has no worker, none
         with a GPU that was asked for, or workers of other versions.
     ChunkError
         `block` is not a multiple of 6.
     StoreError
-        The log cannot be written, `layout` is none, or ``catalog.json`` in `out` is not
-        of this library.
+        The log cannot be written, `layout` is unknown, or ``catalog.json`` in `out` is
+        not of this library.
 
     Warns
     -----
     S2SRWarning
         The log or the catalogue cannot be written any more; stores are not touched.
     """
-    from s2sr_xr.batches.driver import Drive
-    from s2sr_xr.batches.report import Log, told
-    from s2sr_xr.batches.task import Piece, Rules
-
     recipe = Recipe(
         task=task,
         model=model,
@@ -231,11 +215,26 @@ def batch(  # noqa: PLR0913 - what a night's job is made of, all by name
         device=device,
         block=block,
     )
-    if layout not in ("plain", "sharded"):
-        raise StoreError(f'layout is "plain" or "sharded", got {layout!r}.')
-    if on_error not in ("continue", "raise"):
-        raise StoreError(f'on_error is "continue" or "raise", got {on_error!r}.')
     rules = Rules(resume=resume, retries=retries, on_error=on_error, layout=layout)
+    return run_batch(
+        items, out, recipe, rules, client=client, log=log, progress=progress
+    )
+
+
+def run_batch(
+    items: Any,  # noqa: ANN401 - see `batch`
+    out: str | Path,
+    recipe: Recipe,
+    rules: Rules,
+    *,
+    client: Client | None = None,
+    log: str | Path | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> BatchReport:
+    """Do what `batch` promises, with what its options say put together."""
+    from s2sr_xr.batches.driver import Drive
+    from s2sr_xr.batches.report import Log, one_line
+
     entries = listed(items)
     folder = None if "://" in os.fspath(out) else Path(out)
     if folder is not None:
@@ -246,7 +245,8 @@ def batch(  # noqa: PLR0913 - what a night's job is made of, all by name
         Piece(e.id, partial(recipe.results, e.id, e, store_of(out, e.id)))
         for e in entries
     ]
-    with crew(client, device) as who, Log(None if log is None else Path(log)) as lines:
+    lines = Log(None if log is None else Path(log))
+    with crew(client, recipe.device) as who, lines:
         report = Drive(pieces, who, rules, lines, progress).run()
     if folder is not None:
         try:
@@ -254,9 +254,9 @@ def batch(  # noqa: PLR0913 - what a night's job is made of, all by name
         except Exception as error:  # noqa: BLE001 - the report must come back
             warnings.warn(
                 f"The stores in {folder} are as the report says, but were not "
-                f"catalogued: {told(error)}",
+                f"catalogued: {one_line(error)}",
                 S2SRWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
     return report
 
@@ -291,8 +291,7 @@ def crew(client: Client | None, device: str) -> Iterator[Crew]:
     if client is not None:
         yield Workers(client, gpu=device.startswith("cuda"))
         return
-    from s2sr_xr.engine.predictor import resolve
-    from s2sr_xr.engine.thread_team import threads
+    from s2sr_xr.engine.thread_team import resolve, threads
 
     yield Threads(threads(resolve(device)))
 

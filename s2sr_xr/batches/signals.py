@@ -17,8 +17,8 @@ WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
 
 @contextmanager
-def orderly(told: Callable[[str], None]) -> Iterator[None]:
-    """Tell the first SIGINT or SIGTERM during the body; the second acts as before.
+def orderly(stopped: Callable[[str], None]) -> Iterator[None]:
+    """Report the first SIGINT or SIGTERM during the body; the second acts as before.
 
     Signals arrive in the main thread; elsewhere this does nothing.
     """
@@ -30,7 +30,7 @@ def orderly(told: Callable[[str], None]) -> Iterator[None]:
     def stop(number: int, _: FrameType | None) -> None:
         which = signal.Signals(number)
         signal.signal(which, before[which])
-        told(WORDS[which])
+        stopped(WORDS[which])
 
     for number in WORDS:
         signal.signal(number, stop)

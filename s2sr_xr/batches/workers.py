@@ -10,11 +10,12 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import uuid4
 
-from s2sr_xr.batches.task import Done, Work, do
 from s2sr_xr.engine.thread_team import cores
 from s2sr_xr.errors import ModelError, StoreError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from distributed import Client
 
     from s2sr_xr.output.zarr import Index
@@ -49,6 +50,17 @@ class ClusterLostError(StoreError):
     """The scheduler of a cluster is gone."""
 
 
+class Work(Protocol):
+    """What the blocks of one store have in common."""
+
+    @property
+    def item(self) -> str:
+        """Whose it is."""
+
+    def do(self, index: Index) -> Any:  # noqa: ANN401 - what the driver understands
+        """Do one block."""
+
+
 class Crew(Protocol):
     """Does blocks, some at once."""
 
@@ -61,7 +73,7 @@ class Crew(Protocol):
     def ended(self, seconds: float | None) -> list[Any]:
         """Return blocks that have ended; wait for the first, at most `seconds`."""
 
-    def result(self, future: Any) -> Done:  # noqa: ANN401 - a future
+    def result(self, future: Any) -> Any:  # noqa: ANN401 - a future
         """Return what became of a block that ended, or raise what it raised."""
 
     def close(self, *, wait: bool) -> None:
@@ -100,7 +112,7 @@ class Threads:
 
     def submit(self, work: Work, index: Index) -> Any:  # noqa: ANN401 - a future
         """Hand out one block."""
-        future = self._pool.submit(do, work, index)
+        future = self._pool.submit(work.do, index)
         future.add_done_callback(self._ended.put)
         return future
 
@@ -108,10 +120,9 @@ class Threads:
         """Return blocks that have ended."""
         return self._ended.get(seconds)
 
-    def result(self, future: Any) -> Done:  # noqa: ANN401 - a future
+    def result(self, future: Any) -> Any:  # noqa: ANN401 - a future
         """Return what became of a block, or raise what it raised."""
-        done: Done = future.result()
-        return done
+        return future.result()
 
     def close(self, *, wait: bool) -> None:
         """Cancel what has not begun, and wait for the rest if asked to."""
@@ -127,8 +138,14 @@ class Workers:
         The cluster has no worker that can do the work, or workers of other versions.
     """
 
-    def __init__(self, client: Client, *, gpu: bool) -> None:
-        self.client = client
+    def __init__(
+        self,
+        client: Client,
+        *,
+        gpu: bool,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.client, self.clock = client, clock
         self.resources = {"GPU": 1 / PARTS} if gpu else None
         self._run = uuid4().hex[:8]
         self._count = 0
@@ -148,7 +165,7 @@ class Workers:
             for w in found.values()
         )
         self._threads = sum(int(w["threads"]) for w in found.values())
-        self._asked = self._seen = time.monotonic()
+        self._asked = self._seen = self.clock()
 
     def room(self) -> int:
         """Return how many blocks may be in flight: workers come and go."""
@@ -162,7 +179,7 @@ class Workers:
         self._count += 1
         where = "-".join(map(str, index))
         future = self.client.submit(
-            do,
+            _do,
             work,
             index,
             key=f"s2sr-{work.item}-{where}-{self._run}-{self._count}",
@@ -180,8 +197,8 @@ class Workers:
         if not found:
             self._recount()  # a job that only waits asks for no room
         if found or self._threads:
-            self._seen = time.monotonic()
-        elif time.monotonic() - self._seen > ABANDONED:
+            self._seen = self.clock()
+        elif self.clock() - self._seen > ABANDONED:
             raise ClusterLostError(
                 f"The cluster at {_address(self.client)} has had no worker for "
                 f"{ABANDONED:.0f} s. What was written is safe; start workers and run "
@@ -189,13 +206,12 @@ class Workers:
             )
         return found
 
-    def result(self, future: Any) -> Done:  # noqa: ANN401 - a future
+    def result(self, future: Any) -> Any:  # noqa: ANN401 - a future
         """Return what became of a block, or raise what it raised; forget it."""
         try:
             if future.cancelled() and self.client.status != "running":
                 raise self._lost()
-            done: Done = future.result(timeout=PATIENCE)
-            return done
+            return future.result(timeout=PATIENCE)
         finally:
             future.release()
 
@@ -205,13 +221,13 @@ class Workers:
 
     def _recount(self) -> None:
         """Ask how many threads the workers have, where that was not asked lately."""
-        if time.monotonic() - self._asked <= RECOUNT or self.client.status != "running":
+        if self.clock() - self._asked <= RECOUNT or self.client.status != "running":
             return
         try:
             self._threads = sum(self.client.nthreads().values())
         except OSError as error:
             raise self._lost() from error
-        self._asked = time.monotonic()
+        self._asked = self.clock()
 
     def _ask(self) -> dict[str, dict[str, Any]]:
         """Ask every worker what it is; wait for the first of a cluster that starts."""
@@ -246,6 +262,10 @@ class Workers:
 def _address(client: Client) -> str:
     scheduler = getattr(client, "scheduler", None)
     return str(getattr(scheduler, "address", "the cluster"))
+
+
+def _do(work: Work, index: Index) -> Any:  # noqa: ANN401 - see `Work`
+    return work.do(index)
 
 
 def _about_nothing() -> None:
@@ -292,7 +312,7 @@ def check_versions(found: dict[str, dict[str, Any]]) -> None:
 
 
 def passing(error: BaseException) -> bool:
-    """Tell whether the same block may succeed when it is tried again.
+    """Return whether the same block may succeed when it is tried again.
 
     Workers that are killed and futures that are lost may; so may reads, and stores that
     cannot be written now. Nothing else: the same pixels would fail again.

@@ -1,4 +1,4 @@
-"""The command that shows it all: a scene that never was, made finer, and judged."""
+"""The command that shows it all: a simulated scene, made finer, and judged."""
 
 # No ``from __future__ import annotations``: typer evaluates the annotations.
 import time

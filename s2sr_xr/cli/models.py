@@ -1,4 +1,4 @@
-"""Commands that tell what models there are, and bring others in."""
+"""Commands that list the models, and bring others in."""
 
 # No ``from __future__ import annotations``: typer evaluates the annotations.
 import json
@@ -90,10 +90,10 @@ def import_(
     out: Annotated[Path, typer.Option(help="A new .safetensors file, or a folder.")],
 ) -> None:
     """Bring published weights in, as a file that works like a model name."""
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always", S2SRWarning)
         made = import_checkpoint(path, kind, out=out)
-    for warning in told:
+    for warning in seen:
         typer.echo(f"s2sr: {warning.message}", err=True)
     typer.echo(f"{made}  {digest(made)}")
 

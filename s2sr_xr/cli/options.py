@@ -73,7 +73,7 @@ Block = Annotated[
 
 Resume = Annotated[
     bool,
-    typer.Option(help="Go on with what is there; or refuse stores that exist."),
+    typer.Option(help="Resume what is there; or refuse stores that exist."),
 ]
 
 

@@ -13,7 +13,9 @@ from typing import Annotated, Any
 import typer
 
 import s2sr_xr
-from s2sr_xr.batches import BatchReport, Progress, batch
+from s2sr_xr.batches.report import BatchReport, Progress
+from s2sr_xr.batches.run import Recipe, crew, run_batch
+from s2sr_xr.batches.task import Piece, Rules
 from s2sr_xr.cli.app import app
 from s2sr_xr.cli.options import (
     Arithmetic,
@@ -143,7 +145,7 @@ def batch_(  # noqa: PLR0913 - a command's options
     ] = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Make many products finer, a store each. Run it again to go on."""
+    """Make many products finer, a store each. Run it again to resume."""
     if workers and scheduler:
         raise typer.BadParameter("--workers and --scheduler are two ways; give one.")
     recipe = _recipe(task, model, bands, precision, device, block)
@@ -151,22 +153,10 @@ def batch_(  # noqa: PLR0913 - a command's options
     if dry_run:
         _plan_all(recipe, given, threads=1 if workers else None)
         return
+    rules = Rules(resume=resume, retries=retries, layout=layout.value)
     with client_of(workers, scheduler) as client, _progress() as progress:
-        made = batch(
-            given,
-            out,
-            task=recipe.task,
-            model=recipe.model,
-            bands=recipe.bands,
-            precision=recipe.precision,
-            device=recipe.device,
-            block=recipe.block,
-            client=client,
-            resume=resume,
-            retries=retries,
-            layout=layout.value,
-            log=log,
-            progress=progress,
+        made = run_batch(
+            given, out, recipe, rules, client=client, log=log, progress=progress
         )
     if report is not None:
         report.parent.mkdir(parents=True, exist_ok=True)
@@ -200,9 +190,7 @@ def _recipe(
     precision: Precision,
     device: str,
     block: int,
-) -> Any:  # noqa: ANN401 - typer must not need the class
-    from s2sr_xr.batches.run import Recipe
-
+) -> Recipe:
     return Recipe(
         task=task.value,
         model=model,
@@ -214,7 +202,7 @@ def _recipe(
 
 
 def _one(
-    recipe: Any,  # noqa: ANN401 - see _recipe
+    recipe: Recipe,
     src: str,
     out: str,
     *,
@@ -227,8 +215,6 @@ def _one(
     from s2sr_xr.batches.driver import Drive
     from s2sr_xr.batches.inputs import Entry
     from s2sr_xr.batches.report import Log
-    from s2sr_xr.batches.run import crew
-    from s2sr_xr.batches.task import Piece, Rules
 
     name = Path(out).name.removesuffix(".zarr")
     results = list(recipe.results(name, Entry(name, src), out))
@@ -252,7 +238,7 @@ def _end(made: BatchReport) -> None:
         raise typer.Exit(FAILED)
 
 
-def _plan_all(recipe: Any, items: Any, *, threads: int | None) -> None:  # noqa: ANN401
+def _plan_all(recipe: Recipe, items: Any, *, threads: int | None) -> None:  # noqa: ANN401
     """Print what a job would take, item by item opened and let go."""
     from s2sr_xr.batches.inputs import listed
 
@@ -340,7 +326,7 @@ def _progress() -> Iterator[Callable[[Progress], None]]:
         begun = time.monotonic()
         bar = shown.add_task("blocks", total=None, rate="")
 
-        def tell(now: Progress) -> None:
+        def show(now: Progress) -> None:
             rate = now.pixels / 1e6 / max(time.monotonic() - begun, 1e-6)
             shown.update(
                 bar,
@@ -350,4 +336,4 @@ def _progress() -> Iterator[Callable[[Progress], None]]:
                 rate=f"{rate:.2f} Mpx/s, {now.stored / 2**20:,.0f} MiB",
             )
 
-        yield tell
+        yield show

@@ -1,4 +1,4 @@
-"""The command that tells how good a model is: on a scene of your own, or by a truth."""
+"""How good a model is: on a scene of your own, or by a reference."""
 
 # No ``from __future__ import annotations``: typer evaluates the annotations.
 import json
@@ -52,14 +52,14 @@ def score(
     ] = 0,
     truth: Annotated[
         str | None,
-        typer.Option(help="A Zarr store with what is true of the result SRC."),
+        typer.Option(help="A Zarr store with the reference of the result SRC."),
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto.")] = "auto",
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON in place of a table.")
     ] = False,
 ) -> None:
-    """Judge models on a scene one scale below, where the recorded pixels are the truth.
+    """Judge models on a scene one scale below, by the recorded pixels as the reference.
 
     With --truth, judge a stored result instead.
     """
@@ -126,8 +126,8 @@ def _opened(store: str) -> Any:  # noqa: ANN401 - xarray stays out of the import
             found = xr.open_zarr(store, chunks=None)
     except (OSError, ValueError) as error:
         raise StoreError(
-            f"There is no Zarr store with the truth at {store}: {error}. Give one with "
-            "a variable a band, in reflectance, on the pixels of the result.",
+            f"There is no Zarr store with the reference at {store}: {error}. Give one "
+            "with a variable a band, in reflectance, on the pixels of the result.",
             store=store,
         ) from error
     if "state" in found.attrs:
@@ -143,7 +143,7 @@ def _print(scores: Mapping[str, Any], *, as_json: bool, **what: str) -> None:
     from s2sr_xr.evaluate import table
 
     task = what.get("task")
-    typer.echo(f"{TITLES[task] if task else 'Errors against the truth'}: {UNITS}\n")
+    typer.echo(f"{TITLES[task] if task else 'Errors against the reference'}: {UNITS}\n")
     typer.echo(table(scores, psnr=True))
 
 

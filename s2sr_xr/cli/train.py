@@ -16,7 +16,7 @@ def train(
         Path, typer.Argument(help="A TOML file: recipe, scenes, out, [settings].")
     ],
 ) -> None:
-    """Train a network as a TOML file says; after a kill, run it again to go on."""
+    """Train a network as a TOML file says; after a kill, run it again to resume."""
     from s2sr_xr.train.config import read_training
     from s2sr_xr.train.config import train as steps
 

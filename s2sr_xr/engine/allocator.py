@@ -2,8 +2,8 @@
 
 glibc hands large blocks back to the system and faults every page again on the next
 call; a network that runs tile after tile pays for it more than for its arithmetic. It
-can be told to keep them (`keep_memory`), but only on its main heap: the arenas that
-other threads allocate from give large blocks back whatever they are told, and a thread
+can be set to keep them (`keep_memory`), but only on its main heap: the arenas that
+other threads allocate from give large blocks back in any case, and a thread
 cannot change its arena. So a thread of a pool has its network run by a companion thread
 that lives on the main heap (`on_main_heap`).
 """
@@ -39,7 +39,7 @@ OPTIONS = {
 
 @functools.cache
 def keep_memory() -> bool:
-    """Tell glibc to keep freed memory for the next tile; return whether it took it.
+    """Make glibc keep freed memory for the next tile; return whether it took it.
 
     Once a process, when its first network runs: what the process holds then stays near
     its peak. Only on Linux with glibc, and not with ``S2SR_MALLOPT=0``.
@@ -71,7 +71,7 @@ def has_main_heap() -> bool:
     """Return whether this thread allocates from the heap that `keep_memory` keeps.
 
     Only where `keep_memory` took: it looks at the flags that glibc keeps before each
-    block, of which one tells that the block is not of the main heap.
+    block, of which one says that the block is not of the main heap.
     """
     if not hasattr(_OWN, "main"):
         library = ctypes.CDLL(None)

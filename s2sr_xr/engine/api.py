@@ -11,9 +11,10 @@ import xarray as xr
 from s2sr_xr.core.bands import BANDS
 from s2sr_xr.core.detector import detector_scene, detectors_of, is_sensor
 from s2sr_xr.core.scene import scene_of
-from s2sr_xr.engine.block import BlockTask
-from s2sr_xr.engine.job import BLOCK, Blocks, Job, block_size
+from s2sr_xr.engine.block import numpy_arrays
+from s2sr_xr.engine.job import BLOCK, Blocks, BlockTask, Job, block_size
 from s2sr_xr.engine.model_run import passes_for
+from s2sr_xr.engine.options import Options
 from s2sr_xr.engine.result import dataset
 from s2sr_xr.engine.select import (
     for_registration,
@@ -22,7 +23,7 @@ from s2sr_xr.engine.select import (
     wanted_bands,
 )
 from s2sr_xr.engine.thread_team import cores
-from s2sr_xr.errors import GridError, ModelError
+from s2sr_xr.errors import GridError
 
 if TYPE_CHECKING:
     import os
@@ -90,13 +91,18 @@ def upsample(
     MissingBandError, GridError, RadiometryError, ModelError, ChunkError
         The object, the model or their match is wrong; the message says how to mend it.
     """
+    options = Options(
+        device=device,
+        precision=precision,
+        consistent=consistent,
+        batch=batch,
+        check=check,
+    )
     scene = scene_of(obj)
     chosen = for_upsampling(model, wanted_bands(scene, bands))
-    passes, grid = passes_for(
-        scene, chosen, device=device, precision=precision, consistent=consistent
-    )
+    passes, grid = passes_for(scene, chosen, options)
     native = _natives(scene, grid) if keep_native else ()
-    return _run(scene, passes, grid, native=native, batch=batch, check=check)
+    return _run(scene, passes, grid, options, native=native)
 
 
 def superresolve(
@@ -138,22 +144,20 @@ def superresolve(
     MissingBandError, GridError, RadiometryError, ModelError, ChunkError
         The object, the model or their match is wrong; the message says how to mend it.
     """
+    options = Options(
+        device=device,
+        precision=precision,
+        consistent=consistent,
+        batch=batch,
+        check=check,
+    )
     if is_sensor(obj):
         assert not isinstance(obj, xr.DataArray)
-        return _by_detector(
-            obj,
-            for_superresolution(model, bands, units="count"),
-            device=device,
-            precision=precision,
-            consistent=consistent,
-            batch=batch,
-        )
+        chosen = for_superresolution(model, bands, units="count")
+        return _by_detector(obj, chosen, options)
     scene = scene_of(obj)
-    chosen = for_superresolution(model, bands)
-    passes, grid = passes_for(
-        scene, chosen, device=device, precision=precision, consistent=consistent
-    )
-    return _run(scene, passes, grid, native=(), batch=batch, check=check)
+    passes, grid = passes_for(scene, for_superresolution(model, bands), options)
+    return _run(scene, passes, grid, options)
 
 
 def register(
@@ -169,9 +173,10 @@ def register(
     """Return the bands of L1B detectors aligned to one of them, on the same pixels.
 
     Tile by tile: the network sees a tile with its halo, standardised by itself, so that
-    a crop is another image; `benchmarks/seams.py` tells the jump between tiles. Shifts
-    of up to 10 px along each axis are found; bring bands near with `align_to_green`
-    first. NumPy in gives NumPy out; Dask in gives a lazy result, and nothing is read.
+    a crop is another image; `benchmarks/seams.py` measures the jump between tiles.
+    Shifts of up to 10 px along each axis are found; bring bands near with
+    `align_to_green` first. NumPy in gives NumPy out; Dask in gives a lazy result, and
+    nothing is read.
 
     Parameters
     ----------
@@ -206,33 +211,24 @@ def register(
     Nguyen et al. (2023), L1BSR, section 3.2 and eq. 2. CVPR workshops.
     """
     chosen, anchor = for_registration(model, reference, flow=flow)
-    made = _by_detector(
-        obj, chosen, reference=anchor, device=device, precision=precision, batch=batch
-    )
+    options = Options(device=device, precision=precision, batch=batch)
+    made = _by_detector(obj, chosen, options, reference=anchor)
     return cast("Detectors", made)  # a tree of a tree, a Dataset of a Dataset
 
 
 def _by_detector(
     obj: xr.DataTree | xr.Dataset,
     chosen: Mapping[str, tuple[str, ...]],
+    options: Options,
     *,
-    device: str,
-    precision: str,
-    batch: int | None,
     reference: str | None = None,
-    consistent: bool = False,
 ) -> xr.DataTree | xr.Dataset:
+    options = replace(options, check=False)  # counts are not reflectance
+
     def one(ds: xr.Dataset) -> xr.Dataset:
         scene = detector_scene(ds)
-        passes, grid = passes_for(
-            scene,
-            chosen,
-            device=device,
-            precision=precision,
-            reference=reference,
-            consistent=consistent,
-        )
-        result = _run(scene, passes, grid, native=(), batch=batch, check=False)
+        passes, grid = passes_for(scene, chosen, options, reference=reference)
+        result = _run(scene, passes, grid, options)
         if reference is not None:
             result.attrs |= {"title": f"Sentinel-2 bands on {reference}"}
         return result
@@ -249,13 +245,10 @@ def _run(
     scene: Scene,
     passes: tuple[Pass, ...],
     grid: Grid,
+    options: Options,
     *,
-    native: tuple[str, ...],
-    batch: int | None,
-    check: bool,
+    native: tuple[str, ...] = (),
 ) -> xr.Dataset:
-    if batch is not None and batch < 1:
-        raise ModelError(f"batch counts tiles, so it is at least 1; got {batch}.")
     lazy = any(p.variable.chunks is not None for p in scene.planes.values())
     task = BlockTask(
         passes=passes,
@@ -263,23 +256,26 @@ def _run(
         shape=grid.shape,
         res=grid.res,
         level=scene.level,
-        check=check,
-        batch=batch,
+        check=options.check,
+        batch=options.batch,
     )
     job = _job(scene, task, grid)
-    if lazy:
-        job = replace(job, task=replace(job.task, threads=_threads(job)))
-    return dataset(scene, grid, job, lazy=lazy)
+    if not lazy:
+        return dataset(scene, grid, job.task, numpy_arrays(job))
+    from s2sr_xr.engine.dask_graph import arrays
+
+    job = replace(job, task=replace(job.task, threads=threads_of_torch(job, cores())))
+    return dataset(scene, grid, job.task, arrays(job))
 
 
-def _threads(job: Job) -> int:
-    """Return the threads of torch inside a task of Dask.
+def threads_of_torch(job: Job, have: int) -> int:
+    """Return the threads of torch inside a task of Dask, of the cores that we have.
 
     Dask has a thread a core, and torch with as many more would fight them. Where there
     are fewer blocks than cores, those that would have none help.
     """
     blocks = math.prod(map(len, job.blocks.chunks)) * job.steps
-    return max(1, cores() // blocks)
+    return max(1, have // blocks)
 
 
 def _natives(scene: Scene, grid: Grid) -> tuple[str, ...]:

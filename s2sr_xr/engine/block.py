@@ -1,4 +1,4 @@
-"""What one task computes: a whole block, from reading its window to its flags.
+"""One block, from reading its window to its flags.
 
 The same `do_block` runs under every driver: in a loop over NumPy arrays, as a Dask
 task, or as a job on a cluster.
@@ -6,17 +6,16 @@ task, or as a job on a cluster.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from itertools import product
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from s2sr_xr.core import nodata
 from s2sr_xr.core.bands import BANDS
-from s2sr_xr.core.token_parts import field_parts
 from s2sr_xr.engine import thread_team
-from s2sr_xr.engine.predict import torch_threads
-from s2sr_xr.engine.predictor import resolve
+from s2sr_xr.engine.job import QUALITY, BlockTask, Job, dtype_of, to_native
+from s2sr_xr.engine.pixels import ArrayPixels
 from s2sr_xr.errors import RadiometryError
 
 if TYPE_CHECKING:
@@ -26,22 +25,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from s2sr_xr.core.tiling import Box
-    from s2sr_xr.engine.model_run import Pass
+    from s2sr_xr.engine.pixels import Pixels
 
-
-__all__ = ["BlockTask", "Pixels", "do_block", "on_gpu", "turn"]
-
-QUALITY = "quality"
-"""Name of the variable of flags."""
-
-
-COPIES = 3
-"""How often what a block reads is in memory at once: as decoded, as reflectance, and
-stacked with its no-data filled."""
-
-MADE = 2
-"""How often what a block makes is: whole tiles of it, and what the block has of
-them."""
+__all__ = ["do_block", "numpy_arrays", "on_gpu", "turn"]
 
 DARK = -0.02
 """Reflectance that no scene has much of. Of 27 real scenes none has 1 % of any band
@@ -49,81 +35,10 @@ below it, though half of a sea may be below zero; with the offset applied twice,
 over 5 % of all bands there."""
 
 
-class Pixels(Protocol):
-    """Where the native pixels of one band come from."""
-
-    def read(self, time: int, rows: slice, cols: slice) -> NDArray[np.float32]:
-        """Return a window as float32, NaN where nothing was recorded."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BlockTask:
-    """What is computed for each block of one object. Small, and the same for all."""
-
-    passes: tuple[Pass, ...] = ()
-    """The networks that run."""
-
-    native: tuple[str, ...] = ()
-    """Bands that are handed on as they are."""
-
-    shape: tuple[int, int]
-    """Rows and columns of the output, in its own pixels."""
-
-    res: float
-    """Side of an output pixel, in metres."""
-
-    level: str | None = None
-    """Processing level of the pixels."""
-
-    check: bool = True
-    """Whether values that cannot be reflectance raise."""
-
-    batch: int | None = None
-    """Tiles that run together; None: as the device allows."""
-
-    threads: int | None = None
-    """Threads of torch inside one task; None: torch's own choice."""
-
-    def __dask_tokenize__(self) -> tuple[Any, ...]:
-        return field_parts("block-task", 1, self)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The variables that a block holds, flags last where a network runs."""
-        made = tuple(b for p in self.passes for b in p.keep)
-        return self.native + made + ((QUALITY,) if self.passes else ())
-
-    def reads(self, block: Box) -> dict[str, Box]:
-        """Return the window of each band that `block` (in output pixels) needs.
-
-        Windows are in the band's own native pixels.
-        """
-        windows: dict[str, Box] = {}
-        for p in self.passes:
-            cells = p.reads(block)
-            for band, k in p.per_cell.items():
-                window = cells.scale(k)
-                windows[band] = windows.get(band, window).union(window)
-        for band in self.native:
-            window = _to_native(block, band, self.res)
-            windows[band] = windows.get(band, window).union(window)
-        return windows
-
-    def held(self, block: Box) -> int:
-        """Return the bytes that `block` (in output pixels) takes at most while in work.
-
-        Those of the network itself are left out.
-        """
-        read = sum(w.shape[0] * w.shape[1] for w in self.reads(block).values())
-        pixels = block.shape[0] * block.shape[1]
-        made = sum(len(p.spec.channels) for p in self.passes)
-        return 4 * (COPIES * read + pixels * (MADE * made + len(self.names)))
-
-
 def on_gpu(tasks: Iterable[BlockTask]) -> bool:
     """Tell whether networks run on a GPU; a device with a name need not be here."""
     named = {p.predictor.device for task in tasks for p in task.passes}
-    return any((resolve(d) if d == "auto" else d) != "cpu" for d in named)
+    return any((thread_team.resolve(d) if d == "auto" else d) != "cpu" for d in named)
 
 
 def turn(tasks: Sequence[BlockTask], block: Box) -> AbstractContextManager[None]:
@@ -142,11 +57,6 @@ def turn(tasks: Sequence[BlockTask], block: Box) -> AbstractContextManager[None]
         return thread_team.TEAM.at_work()
     size = sum(task.held(block) for task in tasks)
     return thread_team.HOST.hold(size, thread_team.allowance())
-
-
-def _to_native(block: Box, band: str, res: float) -> Box:
-    """Return `block`, in output pixels of `res` metres, in native pixels of `band`."""
-    return block.group(round(BANDS[band].native / res))
 
 
 def do_block(
@@ -187,7 +97,7 @@ def do_block(
         _check_reflectance({b: i for b, i in images.items() if b in BANDS})
     out: dict[str, NDArray[Any]] = {
         band: _finite(
-            images[band][_to_native(block, band, task.res).slices_in(windows[band])]
+            images[band][to_native(block, band, task.res).slices_in(windows[band])]
         )
         for band in task.native
     }
@@ -201,7 +111,9 @@ def do_block(
             for b, k in p.per_cell.items()
         }
         # Where it was planned there may be more cores than here.
-        with torch_threads(task.threads and min(task.threads, thread_team.cores())):
+        with thread_team.torch_threads(
+            task.threads and min(task.threads, thread_team.cores())
+        ):
             made, flags = p.run(block, cut, task.batch)
         out |= made
         quality |= flags
@@ -241,3 +153,15 @@ def _check_reflectance(images: Mapping[str, NDArray[np.float32]]) -> None:
             "attribute; say offset=0 when opening or decoding, or pass check=False if "
             "the values are right."
         )
+
+
+def numpy_arrays(job: Job) -> dict[str, NDArray[Any]]:
+    """Return the variables a job makes, block by block, here and now."""
+    lead = () if job.times is None else (job.times,)
+    out = {n: np.empty(lead + job.blocks.shape, dtype_of(n)) for n in job.task.names}
+    pixels = {b: ArrayPixels(p.variable, p.repeat, b) for b, p in job.planes.items()}
+    for t, (_, _, box) in product(range(job.steps), job.blocks):
+        where = (t,) * len(lead) + box.slices
+        for name, values in do_block(job.task, box, t, pixels).items():
+            out[name][where] = values
+    return out

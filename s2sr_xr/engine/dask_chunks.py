@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from s2sr_xr.core.tiling import Box, Span
-from s2sr_xr.engine.job import sample
+from s2sr_xr.engine.pixels import sample
 from s2sr_xr.errors import ChunkError
 
 if TYPE_CHECKING:

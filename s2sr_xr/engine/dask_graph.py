@@ -8,34 +8,33 @@ no rechunk.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-import dask
 import dask.array as da
 import numpy as np
 from dask._task_spec import List, Task, TaskRef
 from dask.base import tokenize
-from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
+from dask.highlevelgraph import HighLevelGraph
 
 from s2sr_xr.engine import thread_team
-from s2sr_xr.engine.block import do_block, on_gpu
+from s2sr_xr.engine.block import do_block
 from s2sr_xr.engine.dask_chunks import Chunked, Gathered, Part, by_ground, corner
-from s2sr_xr.engine.job import Job, dtype_of
+from s2sr_xr.engine.job import dtype_of
+from s2sr_xr.engine.lazy import Made, MadeLayer
 from s2sr_xr.readers.fetch.source import source_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-    import xarray as xr
     from numpy.typing import NDArray
 
     from s2sr_xr.core.tiling import Box
-    from s2sr_xr.engine.block import BlockTask, Pixels
+    from s2sr_xr.engine.job import BlockTask, Job
+    from s2sr_xr.engine.pixels import Pixels
 
-__all__ = ["Call", "arrays", "call_behind", "call_of", "feeding", "run_block"]
+__all__ = ["Graph", "arrays", "run_block"]
 
 
 def _cut(parts: Sequence[Part], chunks: Sequence[NDArray[Any]]) -> list[Any]:
@@ -46,7 +45,7 @@ def _cut(parts: Sequence[Part], chunks: Sequence[NDArray[Any]]) -> list[Any]:
 
 @dataclass(frozen=True, slots=True)
 class _Inputs:
-    """What one block needs beside its Dask chunks, and where these go."""
+    """What one block needs besides its Dask chunks, and where these go."""
 
     pixels: Mapping[str, Pixels]
     """Bands that the task reads itself."""
@@ -87,7 +86,7 @@ class Graph:
         self.pixels: dict[str, Any] = {}
         self.chunked: dict[str, Chunked] = {}
         for band, plane in job.planes.items():
-            # A band that is not lazy beside one that is becomes a single chunk.
+            # Where another band is lazy, one that is not becomes a single chunk.
             whole = plane.variable.chunks is None
             array = (plane.variable.chunk() if whole else plane.variable).data
             source = source_of(array) if plane.repeat == 1 else None
@@ -97,6 +96,11 @@ class Graph:
                 self.chunked[band] = Chunked(band, array, plane.repeat, plane.grid.res)
         names = {b: c.array.name for b, c in self.chunked.items()}
         self.token: str = tokenize(job.task, job.blocks, names, self.pixels)
+
+    @property
+    def sources(self) -> list[da.Array]:
+        """The Dask arrays whose chunks the blocks need."""
+        return [c.array for c in self.chunked.values()]
 
     def inputs(
         self, time: int, box: Box, task: BlockTask, stem: str
@@ -136,80 +140,27 @@ class Graph:
         return name, tasks
 
 
-class ItemLayer(MaterializedLayer):  # type: ignore[misc]
-    """Hands out one variable of the blocks, and knows the call that it comes from."""
-
-    def __init__(self, tasks: Mapping[Any, Any], call: Call, variable: str) -> None:
-        super().__init__(tasks)
-        self.call, self.variable = call, variable
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One call that made a lazy result: everything it makes, and its name."""
-
-    job: Job
-    """All of it, the bands that are handed on and those that networks make."""
-
-    token: str
-    """Equal for equal calls on equal data."""
-
-
-def call_of(array: Any) -> tuple[Call, str] | None:  # noqa: ANN401
-    """Return the call and the variable that an unmodified lazy result is, or None."""
-    if not isinstance(array, da.Array):
-        return None
-    layer = array.dask.layers.get(array.name)
-    return (layer.call, layer.variable) if isinstance(layer, ItemLayer) else None
-
-
-def call_behind(ds: xr.Dataset) -> tuple[Call, set[str]] | None:
-    """Return the one call that made all of a result, and which variables, or None."""
-    found = [call_of(v.data) if v.chunks else None for v in ds.data_vars.values()]
-    made = [f for f in found if f is not None]
-    if len(made) < len(found) or len({call.token for call, _ in made}) != 1:
-        return None
-    return made[0][0], {variable for _, variable in made}
-
-
-@contextmanager
-def feeding(ds: xr.Dataset) -> Iterator[None]:
-    """Let Dask's threads be as many as keep the device busy that makes a result.
-
-    Only where a GPU asks for more than there are cores, and nobody has set a number; a
-    cluster has its own.
-    """
-    found = [call_of(v.data) for v in ds.data_vars.values() if v.chunks]
-    gpu = on_gpu(f[0].job.task for f in found if f is not None)
-    count = thread_team.threads("gpu" if gpu else "cpu")
-    said = dask.config.get("num_workers", None) or dask.config.get("pool", None)
-    enough = said or count <= thread_team.cores()
-    with dask.config.set({} if enough else {"num_workers": count}):
-        yield
-
-
 def arrays(job: Job) -> dict[str, da.Array]:
     """Return the variables a job makes, as Dask arrays with one task a block.
 
     Bands that are only handed on are blocks of their own: looking at one runs no
-    network.
+    network. Each variable carries the job behind it; `lazy.origins` finds it again.
 
     Raises
     ------
     ChunkError
         A source array has chunks of unknown size.
     """
-    call = Call(job, Graph(job).token)
     native, made = set(job.task.native), set(job.task.names) - set(job.task.native)
-    parts = [job.only(names) for names in (native, made) if names]
-    return {n: a for part in parts for n, a in _arrays(part, call).items()}
+    graphs = [Graph(job.only(names)) for names in (native, made) if names]
+    token = tokenize(*(graph.token for graph in graphs))
+    return {n: a for graph in graphs for n, a in _arrays(graph, job, token).items()}
 
 
-def _arrays(job: Job, call: Call) -> dict[str, da.Array]:
-    graph = Graph(job)
+def _arrays(graph: Graph, whole: Job, token: str) -> dict[str, da.Array]:
+    job = graph.job
     name, tasks = graph.layer()
-    sources = [c.array for c in graph.chunked.values()]
-    base = HighLevelGraph.from_collections(name, tasks, sources)
+    base = HighLevelGraph.from_collections(name, tasks, graph.sources)
     lead = () if job.times is None else ((1,) * job.times,)
     out = {}
     for variable in job.task.names:
@@ -218,8 +169,10 @@ def _arrays(job: Job, call: Call) -> dict[str, da.Array]:
         for t, (i, j, _) in product(range(job.steps), job.blocks):
             key = (own, *(t,) * len(lead), i, j)
             items[key] = Task(key, _item, TaskRef((name, t, i, j)), variable, len(lead))
-        layers = {**base.layers, own: ItemLayer(items, call, variable)}
-        hlg = HighLevelGraph(layers, {**base.dependencies, own: {name}})
+        made = MadeLayer(items, Made(whole, token, variable))
+        hlg = HighLevelGraph(
+            {**base.layers, own: made}, {**base.dependencies, own: {name}}
+        )
         meta = np.empty((0,) * (2 + len(lead)), dtype_of(variable))
         out[variable] = da.Array(hlg, own, lead + job.blocks.chunks, meta=meta)
     return out

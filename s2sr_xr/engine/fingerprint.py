@@ -16,15 +16,14 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from s2sr_xr.core.scene import Plane
-    from s2sr_xr.engine.block import BlockTask
-    from s2sr_xr.engine.dask_graph import Call
-    from s2sr_xr.engine.job import Job
+    from s2sr_xr.engine.job import BlockTask, Job
+    from s2sr_xr.engine.lazy import Made
     from s2sr_xr.readers.fetch.source_protocol import Source
 
 __all__ = ["UNREPEATABLE", "token_of"]
 
 UNREPEATABLE = "not repeatable"
-"""The part of a token that says which variables cannot be told again, and why."""
+"""The part of a token that says which variables differ on each run, and why."""
 
 _DRAWN = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
 
@@ -35,12 +34,12 @@ def token_of(ds: xr.Dataset) -> dict[str, Any]:
     Equal for equal work on equal data, in any process: models with their weights,
     precision, radiometry, sources, and for each variable a hash of all that its blocks
     are made from. Of a variable that was computed from results it is the name of its
-    Dask array, which tells the arithmetic; of one in memory, a hash of its pixels.
+    Dask array, which stands for the arithmetic; of one in memory, a hash of its pixels.
     Where the work runs, and how many tiles at once, is left out.
 
     Names that Dask draws at random (``da.from_array(name=False)``, `dask.delayed`
-    without ``pure=True``) are found and told under `UNREPEATABLE`; other random names
-    cannot be, and differ on resume.
+    without ``pure=True``) are found and reported under `UNREPEATABLE`; other random
+    names cannot be, and differ on resume.
 
     Parameters
     ----------
@@ -52,7 +51,7 @@ def token_of(ds: xr.Dataset) -> dict[str, Any]:
     dict
         Text and nested dicts of text.
     """
-    from s2sr_xr.engine.dask_graph import ItemLayer
+    from s2sr_xr.engine.lazy import made_as, made_in
 
     parts: dict[str, Any] = {"library": library_version()}
     said: dict[str, defaultdict[str, set[str]]] = {
@@ -67,19 +66,14 @@ def token_of(ds: xr.Dataset) -> dict[str, Any]:
                 pixels[name] = _own(array)
                 _recall(name, array, said)
                 continue
-            layers = array.data.dask.layers
-            drawn = next(filter(_DRAWN.search, map(str, layers)), None)
+            lazy = array.data
+            drawn = next(filter(_DRAWN.search, map(str, lazy.dask.layers)), None)
             if drawn is not None:
                 doubts[name] = f"Dask drew a name at random, {drawn}"
-            for layer in layers.values():
-                if isinstance(layer, ItemLayer):
-                    _describe(layer.call, layer.variable, said, known)
-            last = layers.get(array.data.name)
-            pixels[name] = (
-                _made(last.call, last.variable, known)
-                if isinstance(last, ItemLayer)
-                else array.data.name
-            )
+            for made in made_in(lazy):
+                _describe(made, said, known)
+            own = made_as(lazy)
+            pixels[name] = lazy.name if own is None else _hash_of(own, known)
         except _NoTokenError as error:
             pixels[name], doubts[name] = "unknown", str(error)
     for part, found in said.items():
@@ -128,13 +122,12 @@ def _recall(
 
 
 def _describe(
-    call: Call,
-    variable: str,
+    made: Made,
     said: dict[str, defaultdict[str, set[str]]],
     known: dict[str, dict[str, tuple[str, str | None]]],
 ) -> None:
-    """Add what people want to know of the call that makes `variable`."""
-    job, bands = call.job.only({variable}), _bands(call, known)
+    """Add what people want to know of the call that made a variable."""
+    job, bands = made.job.only({made.variable}), _bands(made, known)
     for p in job.task.passes:
         cell, weights = f"{p.spec.cell} m", (p.predictor.sha256 or "none")[:12]
         said["model"][cell].add(f"{p.spec.name} (weights {weights})")
@@ -146,15 +139,13 @@ def _describe(
             said["radiometry"][band].add(meaning)
 
 
-def _made(
-    call: Call, variable: str, known: dict[str, dict[str, tuple[str, str | None]]]
-) -> str:
-    """Return a hash of all that decides the pixels of one variable of a call."""
-    job, bands = call.job.only({variable}), _bands(call, known)
+def _hash_of(made: Made, known: dict[str, dict[str, tuple[str, str | None]]]) -> str:
+    """Return a hash of all that decides the pixels of a variable that a call made."""
+    job, bands = made.job.only({made.variable}), _bands(made, known)
     read = {band: (bands[band][0], p.repeat) for band, p in job.planes.items()}
     # A network is its weights, wherever their file lies.
     networks = [p.predictor.sha256 or p.predictor.name for p in job.task.passes]
-    return _hash(variable, networks, _essence(job.task), job.times, read)
+    return _hash(made.variable, networks, _essence(job.task), job.times, read)
 
 
 def _essence(task: BlockTask) -> BlockTask:
@@ -171,12 +162,12 @@ def _essence(task: BlockTask) -> BlockTask:
 
 
 def _bands(
-    call: Call, known: dict[str, dict[str, tuple[str, str | None]]]
+    made: Made, known: dict[str, dict[str, tuple[str, str | None]]]
 ) -> dict[str, tuple[str, str | None]]:
     """Return the token and the radiometry of each band that a call reads."""
-    if call.token not in known:
-        known[call.token] = dict(_tokens(call.job))
-    return known[call.token]
+    if made.token not in known:
+        known[made.token] = dict(_tokens(made.job))
+    return known[made.token]
 
 
 def _tokens(job: Job) -> Iterator[tuple[str, tuple[str, str | None]]]:

@@ -1,6 +1,6 @@
 """Batches of tiles through a network on a GPU, with copies and arithmetic overlapped.
 
-Three lanes run beside each other: while one batch is computed, the one before is copied
+Three streams run side by side: while one batch is computed, the one before is copied
 down and the one after is cut into pinned memory and copied up. Two slots of pinned
 memory take turns, and none is touched before the event that ends its use. All calls on
 which order and safety hang stand behind `Port`, so that the rest runs without a GPU.
@@ -57,7 +57,7 @@ _SWITCH = threading.RLock()
 def arithmetic(precision: str) -> Iterator[None]:
     """Let convolutions of float32 images be what is asked for while they are begun.
 
-    torch rounds them to TF32 on a GPU unless told otherwise. Its switch is the whole
+    torch rounds them to TF32 on a GPU unless asked not to. Its switch is the whole
     process's and is read when a kernel is begun, not when it runs: one thread at a time
     begins a batch, and leaves the switch as it was. That of matrix products, which no
     network here has, is not touched.

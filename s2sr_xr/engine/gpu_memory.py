@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["BATCH", "MEMORY", "ROOM", "Resident", "batch_size", "settle", "tile_bytes"]
 
 MEMORY = 7 << 30
-"""Bytes that this library takes of a GPU unless told otherwise; with what the driver
+"""Bytes that this library takes of a GPU unless a limit is set; with what the driver
 and its libraries hold, that is below 8 GiB. Other processes may share the rest."""
 
 
@@ -80,7 +80,7 @@ def tile_bytes(
         return cost_of(_ghost(network), spec, tile).activations
     except (NotImplementedError, RuntimeError) as error:
         warnings.warn(
-            f"What {spec.name} takes of a GPU cannot be told beforehand "
+            f"What {spec.name} takes of a GPU is not known beforehand "
             f"({first_line(error)}): its tiles run one by one. Make its forward() run "
             "on meta tensors.",
             S2SRWarning,

@@ -12,20 +12,20 @@ if TYPE_CHECKING:
 
     Run = Callable[..., torch.Tensor]
 
-__all__ = ["Cuda", "Event", "Lane", "Port", "T", "port_of"]
+__all__ = ["Cuda", "Event", "Port", "Stream", "T", "port_of"]
 
 T = TypeVar("T")
 
 
-Lane: TypeAlias = Literal["up", "work", "down"]
+Stream: TypeAlias = Literal["up", "work", "down"]
 """What a GPU does in order: copies to it, arithmetic, copies from it."""
 
 
 class Event(Protocol):
-    """A point in a lane."""
+    """A point in a stream."""
 
     def synchronize(self) -> None:
-        """Wait, on the host, until the lane has come to it."""
+        """Wait, on the host, until the stream has come to it."""
 
 
 class Port(Protocol):
@@ -41,7 +41,7 @@ class Port(Protocol):
         """Give back memory that is kept for later tensors."""
 
     def pinned(self, shape: Sequence[int]) -> torch.Tensor:
-        """Return float32 memory of the host that copies can run beside arithmetic."""
+        """Return float32 memory of the host that copies can run during arithmetic."""
 
     def upload(self, host: torch.Tensor) -> torch.Tensor:
         """Begin to copy pinned memory up; return the copy."""
@@ -52,11 +52,11 @@ class Port(Protocol):
     def download(self, made: torch.Tensor, host: torch.Tensor) -> None:
         """Begin to copy a result down into pinned memory."""
 
-    def mark(self, lane: Lane) -> Event:
-        """Return the point that follows all that was begun in a lane."""
+    def mark(self, stream: Stream) -> Event:
+        """Return the point that follows all that was begun in a stream."""
 
-    def wait(self, lane: Lane, event: Event) -> None:
-        """Let a lane begin nothing more before another has come to `event`."""
+    def wait(self, stream: Stream, event: Event) -> None:
+        """Let a stream begin nothing more before another has come to `event`."""
 
     def broke(self, error: RuntimeError) -> bool:
         """Return whether an error is the device's, not the network's."""
@@ -65,7 +65,7 @@ class Port(Protocol):
 class Cuda:
     """The port of a real GPU.
 
-    Tensors that two lanes use are recorded in both, so that whatever is raised, their
+    Tensors that two streams use are recorded in both, so that whatever is raised, their
     memory is not used again before both are done with it; of pinned memory torch
     itself keeps that account.
     """
@@ -73,7 +73,7 @@ class Cuda:
     def __init__(self, device: str) -> None:
         self.device = torch.device(device)
         stream: Callable[..., torch.cuda.Stream] = torch.cuda.Stream
-        self.lanes: dict[Lane, torch.cuda.Stream] = {
+        self.streams: dict[Stream, torch.cuda.Stream] = {
             "up": stream(self.device),
             "work": torch.cuda.default_stream(self.device),
             "down": stream(self.device),
@@ -100,40 +100,40 @@ class Cuda:
 
     def upload(self, host: torch.Tensor) -> torch.Tensor:
         """Begin to copy up."""
-        with torch.cuda.stream(self.lanes["up"]):
+        with torch.cuda.stream(self.streams["up"]):
             image = host.to(self.device, non_blocking=True)
-        image.record_stream(self.lanes["work"])
+        image.record_stream(self.streams["work"])
         return image
 
     def call(self, run: Run, images: Sequence[torch.Tensor]) -> torch.Tensor:
         """Begin to compute."""
-        with torch.cuda.stream(self.lanes["work"]):
+        with torch.cuda.stream(self.streams["work"]):
             made = run(*images)
-        made.record_stream(self.lanes["down"])
+        made.record_stream(self.streams["down"])
         return made
 
     def download(self, made: torch.Tensor, host: torch.Tensor) -> None:
         """Begin to copy down."""
-        with torch.cuda.stream(self.lanes["down"]):
+        with torch.cuda.stream(self.streams["down"]):
             host.copy_(made, non_blocking=True)
 
-    def mark(self, lane: Lane) -> Event:
+    def mark(self, stream: Stream) -> Event:
         """Return an event of a stream."""
         # One that lets the processor go: other threads read and encode meanwhile.
         event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
-        self.lanes[lane].record_event(event)
+        self.streams[stream].record_event(event)
         return event
 
-    def wait(self, lane: Lane, event: Event) -> None:
+    def wait(self, stream: Stream, event: Event) -> None:
         """Let a stream wait for an event."""
         assert isinstance(event, torch.cuda.Event)
-        self.lanes[lane].wait_event(event)
+        self.streams[stream].wait_event(event)
 
     def broke(self, error: RuntimeError) -> bool:
         """Return whether CUDA or one of its libraries raised."""
-        told = str(error)
+        said = str(error)
         return isinstance(error, torch.AcceleratorError) or any(
-            name in told for name in ("CUDA error", "CUDNN_STATUS", "CUBLAS_STATUS")
+            name in said for name in ("CUDA error", "CUDNN_STATUS", "CUBLAS_STATUS")
         )
 
 

@@ -1,42 +1,119 @@
-"""One task over all blocks and times of an object: how it is cut, and run in a loop."""
+"""What is computed: one task over all blocks and times of an object. Facts only."""
 
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from s2sr_xr.core.bands import BANDS
 from s2sr_xr.core.tiling import Box, cuts
 from s2sr_xr.core.token_parts import field_parts
-from s2sr_xr.engine.block import QUALITY, BlockTask, do_block
-from s2sr_xr.errors import S2SRWarning
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from collections.abc import Set as AbstractSet
 
-    import xarray as xr
-    from numpy.typing import NDArray
-
     from s2sr_xr.core.scene import Plane
+    from s2sr_xr.engine.model_run import Pass
 
 __all__ = [
-    "ArrayPixels",
+    "BLOCK",
+    "QUALITY",
+    "BlockTask",
     "Blocks",
     "Job",
     "block_size",
     "dtype_of",
-    "numpy_arrays",
-    "sample",
+    "to_native",
 ]
 
 BLOCK = 2196
 """Most pixels along the side of a block of output: at 10 m six tiles of 366, of which a
 product has 5 x 5. In pixels, as it is pixels that take memory."""
+
+QUALITY = "quality"
+"""Name of the variable of flags."""
+
+COPIES = 3
+"""How often what a block reads is in memory at once: as decoded, as reflectance, and
+stacked with its no-data filled."""
+
+MADE = 2
+"""How often what a block makes is: whole tiles of it, and what the block has of
+them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockTask:
+    """What is computed for each block of one object. Small, and the same for all."""
+
+    passes: tuple[Pass, ...] = ()
+    """The networks that run."""
+
+    native: tuple[str, ...] = ()
+    """Bands that are handed on as they are."""
+
+    shape: tuple[int, int]
+    """Rows and columns of the output, in its own pixels."""
+
+    res: float
+    """Side of an output pixel, in metres."""
+
+    level: str | None = None
+    """Processing level of the pixels."""
+
+    check: bool = True
+    """Whether values that cannot be reflectance raise."""
+
+    batch: int | None = None
+    """Tiles that run together; None: as the device allows."""
+
+    threads: int | None = None
+    """Threads of torch inside one task; None: torch's own choice."""
+
+    def __dask_tokenize__(self) -> tuple[Any, ...]:
+        return field_parts("block-task", 1, self)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The variables that a block holds, flags last where a network runs."""
+        made = tuple(b for p in self.passes for b in p.keep)
+        return self.native + made + ((QUALITY,) if self.passes else ())
+
+    def reads(self, block: Box) -> dict[str, Box]:
+        """Return the window of each band that `block` (in output pixels) needs.
+
+        Windows are in the band's own native pixels.
+        """
+        windows: dict[str, Box] = {}
+        for p in self.passes:
+            cells = p.reads(block)
+            for band, k in p.per_cell.items():
+                window = cells.scale(k)
+                windows[band] = windows.get(band, window).union(window)
+        for band in self.native:
+            window = to_native(block, band, self.res)
+            windows[band] = windows.get(band, window).union(window)
+        return windows
+
+    def held(self, block: Box) -> int:
+        """Return the bytes that `block` (in output pixels) takes at most while in work.
+
+        Those of the network itself are left out.
+        """
+        read = sum(w.shape[0] * w.shape[1] for w in self.reads(block).values())
+        pixels = block.shape[0] * block.shape[1]
+        made = sum(len(p.spec.channels) for p in self.passes)
+        return 4 * (COPIES * read + pixels * (MADE * made + len(self.names)))
+
+
+def to_native(block: Box, band: str, res: float) -> Box:
+    """Return `block`, in output pixels of `res` metres, in native pixels of `band`."""
+    return block.group(round(BANDS[band].native / res))
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,56 +201,6 @@ def block_size(
     return rows, cols
 
 
-def numpy_arrays(job: Job) -> dict[str, NDArray[Any]]:
-    """Return the variables a job makes, block by block, here and now."""
-    lead = () if job.times is None else (job.times,)
-    out = {n: np.empty(lead + job.blocks.shape, dtype_of(n)) for n in job.task.names}
-    pixels = {b: ArrayPixels(p.variable, p.repeat, b) for b, p in job.planes.items()}
-    for t, (_, _, box) in product(range(job.steps), job.blocks):
-        where = (t,) * len(lead) + box.slices
-        for name, values in do_block(job.task, box, t, pixels).items():
-            out[name][where] = values
-    return out
-
-
 def dtype_of(name: str) -> type[np.generic]:
     """Return the type of a result's variable."""
     return np.uint8 if name == QUALITY else np.float32
-
-
-@dataclass(frozen=True, slots=True)
-class ArrayPixels:
-    """The native pixels of a band in a NumPy or lazily indexed variable."""
-
-    variable: xr.Variable
-    """Dims ``(time, y, x)`` or ``(y, x)``."""
-
-    repeat: int
-    """Pixels of `variable` along the side of a native one."""
-
-    band: str
-    """Whose they are, for the warning."""
-
-    def read(self, time: int, rows: slice, cols: slice) -> NDArray[np.float32]:
-        """Return a window of native pixels."""
-        k = self.repeat
-        window = tuple(slice(s.start * k, s.stop * k) for s in (rows, cols))
-        key = window if self.variable.ndim == 2 else (time, *window)
-        return sample(self.variable[key].to_numpy(), k, self.band)
-
-
-def sample(values: NDArray[Any], k: int, band: str) -> NDArray[np.float32]:
-    """Return one sample of each k x k cell, warning where a cell is not constant."""
-    values = values.astype(np.float32, copy=False)
-    if k == 1:
-        return values
-    one = values[::k, ::k]
-    if not np.array_equal(one.repeat(k, 0).repeat(k, 1), values, equal_nan=True):
-        warnings.warn(
-            f"{band} is not constant within its native pixels: the cube was "
-            "interpolated when it was loaded. The result is made from one sample of "
-            "each; load it with nearest neighbour, or at its native resolution.",
-            S2SRWarning,
-            stacklevel=2,
-        )
-    return one

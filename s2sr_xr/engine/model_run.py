@@ -8,29 +8,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from s2sr_xr.core import nodata
+from s2sr_xr.core.scene import flags_name
 from s2sr_xr.core.tiling import CORRECTION, REACH, Box, mirror, mirrored_source
 from s2sr_xr.core.token_parts import field_parts
 from s2sr_xr.engine import thread_team
+from s2sr_xr.engine.nesting import check_nesting
+from s2sr_xr.engine.options import Options
 from s2sr_xr.engine.predict import predict
-from s2sr_xr.errors import RadiometryError
+from s2sr_xr.engine.predictor import Predictor
+from s2sr_xr.errors import GridError, ModelError, RadiometryError
+from s2sr_xr.models.registry import check_runs, get_spec, restrict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
-
-    from s2sr_xr.engine.predictor import Predictor
-    from s2sr_xr.models.spec import ModelSpec
-from typing import TYPE_CHECKING
-
-from s2sr_xr.core.scene import flags_name
-from s2sr_xr.engine.nesting import check_nesting
-from s2sr_xr.engine.predictor import Predictor
-from s2sr_xr.errors import GridError, ModelError
-from s2sr_xr.models.registry import check_runs, get_spec, restrict
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
     from s2sr_xr.core.grid import Grid
     from s2sr_xr.core.scene import Scene
@@ -123,10 +115,10 @@ class Pass:
                 absent[b] = missing
             stacks.append(_mirrored(filled, seen, source, self.cells, k))
         for name, k in self.flags.items():
-            # Beyond the mask, or where it could not be told, nothing is flagged.
-            told = np.nan_to_num(images[name]).astype(np.uint8)
+            # Beyond the mask, or where it is unknown, nothing is flagged.
+            known = np.nan_to_num(images[name]).astype(np.uint8)
             for bit in (nodata.SATURATED, nodata.DEFECT):
-                flags |= bit * _any_in_cell(told & bit > 0, k)
+                flags |= bit * _any_in_cell(known & bit > 0, k)
         k = spec.output.per_cell
         inner = block.slices_in(tiles.scale(k))
         gone = {
@@ -197,7 +189,7 @@ def _mirrored(
     cut = inner.scale(k).slices_in(source.scale(k))
     out = np.empty((len(images), *seen.scale(k).shape), images[0].dtype)
     # Where each row and column comes from, and the few that lie beyond the edge.
-    whence = [
+    origin = [
         np.array([mirror(i, n * k) for i in range(span.start * k, span.stop * k)])
         - held.start * k
         for span, held, n in (
@@ -205,15 +197,15 @@ def _mirrored(
             (seen.cols, source.cols, cells[1]),
         )
     ]
-    rows, cols = whence
-    above, beside = (
+    rows, cols = origin
+    edge_rows, edge_cols = (
         np.delete(np.arange(len(places)), middle)
-        for places, middle in zip(whence, into, strict=True)
+        for places, middle in zip(origin, into, strict=True)
     )
     for image, made in zip(images, out, strict=True):
         made[into] = image[cut]
-        made[above] = image[np.ix_(rows[above], cols)]
-        made[into[0], beside] = image[cut[0], cols[beside]]
+        made[edge_rows] = image[np.ix_(rows[edge_rows], cols)]
+        made[into[0], edge_cols] = image[cut[0], cols[edge_cols]]
     return out
 
 
@@ -275,16 +267,14 @@ _UNITS = {"1": "reflectance (L1C, L2A)", "count": "raw counts (L1B)"}
 def passes_for(
     scene: Scene,
     chosen: Mapping[str, tuple[str, ...]],
+    options: Options = Options(),  # noqa: B008 - frozen
     *,
-    device: str = "auto",
-    precision: str = "float32",
     reference: str | None = None,
-    consistent: bool = False,
 ) -> tuple[tuple[Pass, ...], Grid]:
     """Return how each chosen network runs over a scene, and the grid that they make.
 
     `chosen` holds, for each model that runs, the bands it makes; `reference` is the
-    band that a registration aligns the others to; `consistent` puts means right.
+    band that a registration aligns the others to.
 
     Raises
     ------
@@ -305,14 +295,14 @@ def passes_for(
                 f"{name} takes {takes}; the data are {has}. Choose another model: "
                 "s2sr_xr.list_models() lists them."
             )
-        if consistent:
+        if options.consistent:
             spec = _with_correction(spec)
         cells = check_nesting(scene, spec)
         predictor = Predictor(
             name=name,
             sha256=spec.sha256,
-            precision=precision,
-            device=device,
+            precision=options.precision,
+            device=options.device,
             reference=None if reference is None else spec.bands.index(reference),
         )
         # Masks of the pixel sizes that it takes, where the product has them.
@@ -329,7 +319,7 @@ def passes_for(
                 cells=cells.shape,
                 flags=flags,
                 ceiling=scene.ceiling,
-                consistent=consistent,
+                consistent=options.consistent,
             )
         )
         fine = cells.at(spec.resolution)

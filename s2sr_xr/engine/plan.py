@@ -1,4 +1,4 @@
-"""What a lazy result will cost, told before anything is read or computed."""
+"""What a lazy result will cost, known before anything is read or computed."""
 
 from __future__ import annotations
 
@@ -101,9 +101,9 @@ def plan(ds: xr.Dataset, *, threads: int | None = None) -> Plan:
     Raises
     ------
     GridError
-        `ds` is no lazy result of this library; the message says how to get one.
+        `ds` is not a lazy result of this library; the message says how to get one.
     ModelError
-        `threads` is no count.
+        `threads` is not a count.
     """
     if threads is not None and not (isinstance(threads, int) and threads >= 1):
         raise ModelError(f"threads counts blocks in work, 1 or more; got {threads!r}.")
@@ -140,18 +140,17 @@ def plan(ds: xr.Dataset, *, threads: int | None = None) -> Plan:
 
 
 def _job(ds: xr.Dataset) -> Job:
-    """Return the one call behind a result, for the variables that it still has."""
-    from s2sr_xr.engine.dask_graph import call_behind
+    """Return the one job behind a result, for the variables that it still has."""
+    from s2sr_xr.engine.lazy import job_of
 
-    found = call_behind(ds)
-    if found is None:
+    job = job_of(ds)
+    if job is None:
         raise GridError(
             "A plan is of a lazy result, as upsample(), superresolve() or register() "
             "give it for Dask-backed data and before any arithmetic: open with "
             "chunks=2196, and pass what they return."
         )
-    call, variables = found
-    return call.job.only(variables)
+    return job
 
 
 def _cost(p: Pass) -> Cost:

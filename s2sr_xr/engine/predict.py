@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from s2sr_xr.core.tiling import Box, Span, cuts
 from s2sr_xr.engine.allocator import on_main_heap
-from s2sr_xr.engine.predictor import is_cuda
-from s2sr_xr.engine.thread_team import TEAM
+from s2sr_xr.engine.thread_team import TEAM, is_cuda, torch_threads
 from s2sr_xr.errors import ModelError
 
 if TYPE_CHECKING:
@@ -26,28 +24,6 @@ if TYPE_CHECKING:
     Run = Callable[..., Any]
 
 __all__ = ["predict", "torch_threads"]
-
-T = TypeVar("T")
-
-
-@contextlib.contextmanager
-def torch_threads(n: int | None) -> Iterator[None]:
-    """Run torch with `n` threads in the calling thread; None leaves it alone.
-
-    torch keeps the count per thread once a thread has used it, so that it must be set
-    where the network runs.
-    """
-    import torch
-
-    before = torch.get_num_threads()
-    if n is None or n == before:
-        yield
-        return
-    torch.set_num_threads(n)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def predict(
@@ -105,8 +81,14 @@ def predict(
 
         results = on_gpu(port_of(device), run, spec, images, todo, batch, device)
     else:
-        tiles = (functools.partial(_run, run, spec, images, b, device) for b in todo)
-        results = zip(todo, map(_with_kept_memory, tiles), strict=True)
+        import torch
+
+        def ready(box: Box) -> Callable[[], NDArray[np.float32]]:
+            # The threads of this one, and those of blocks that are done.
+            threads = TEAM.share(torch.get_num_threads())
+            return functools.partial(_run, run, spec, images, box, device, threads)
+
+        results = zip(todo, map(on_main_heap, map(ready, todo)), strict=True)
     for box, result in results:
         part = box.scale(k).slices_in(_whole(size))
         for image, made in zip(out, result, strict=True):
@@ -117,22 +99,6 @@ def predict(
             "weights are damaged, or the input is far from reflectance."
         )
     return out
-
-
-def _with_kept_memory(work: Callable[[], T]) -> T:
-    """Return what `work` gives, on a thread whose freed memory is kept for the next.
-
-    Torch has as many threads there as in this one, and those of blocks that are done.
-    """
-    import torch
-
-    count = TEAM.share(torch.get_num_threads())
-
-    def there() -> T:
-        with torch_threads(count):
-            return work()
-
-    return on_main_heap(there)
 
 
 def _cells(spec: ModelSpec, images: Sequence[NDArray[np.float32]]) -> tuple[int, int]:
@@ -156,13 +122,14 @@ def _run(
     images: Sequence[NDArray[np.float32]],
     box: Box,
     device: str,
+    threads: int,
 ) -> NDArray[np.float32]:
     """Return the tile `box`, without margin."""
     import torch
 
     # A copy: a network may work in the memory of what it takes.
     tiles = [np.stack([tile]) for tile in _cut(spec, images, box)]
-    with torch.inference_mode():
+    with torch_threads(threads), torch.inference_mode():
         result = run(*(torch.from_numpy(tile).to(device) for tile in tiles))
     made: NDArray[np.float32] = _centre(spec, result, 1, box)[0].to("cpu").numpy()
     return made

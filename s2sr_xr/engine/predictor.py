@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from s2sr_xr.core.token_parts import field_parts
 from s2sr_xr.engine.allocator import keep_memory
+from s2sr_xr.engine.thread_team import is_cuda, resolve
 from s2sr_xr.errors import ModelError
 from s2sr_xr.models.registry import get_spec, is_path, load_model
 
@@ -18,13 +19,7 @@ if TYPE_CHECKING:
 
     Run = Callable[..., Any]
 
-__all__ = ["PRECISIONS", "Predictor", "is_cuda", "resolve"]
-
-PRECISIONS = ("float32", "bf16", "tf32")
-"""What `precision` may be. With "bf16" the convolutions between features compute in
-bfloat16; what bands enter and leave by, and what is summed up, stays float32 (CARN
-sums up in bfloat16 too). With "tf32", of GPUs only, convolutions round what they
-multiply to 10 bits behind the point."""
+__all__ = ["Predictor"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,10 +49,6 @@ class Predictor:
         if is_path(self.name):
             path = Path(self.name).expanduser().absolute()
             object.__setattr__(self, "name", str(path))
-        if self.precision not in PRECISIONS:
-            raise ModelError(
-                f"precision={self.precision!r} is not one of {', '.join(PRECISIONS)}."
-            )
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
         return field_parts("predictor", 1, self)
@@ -66,7 +57,7 @@ class Predictor:
         """Return the network and its device, loaded once."""
         device = resolve(self.device)
         # Two paths of one file, or one in two places, are one network.
-        known = self.sha256 and is_path(self.name)
+        known = self.sha256 and Path(self.name).is_absolute()
         key = (None if known else self.name, self.sha256, device, self.precision)
         with _LOADING:
             if key not in _LOADED:
@@ -103,39 +94,7 @@ class Predictor:
         return network
 
 
-def is_cuda(device: str) -> bool:
-    """Return whether a device is a GPU of CUDA."""
-    return device.startswith("cuda")
-
-
 _LOADED: dict[tuple[str | None, str | None, str, str], Run] = {}
 
 
 _LOADING = threading.Lock()
-
-
-def resolve(device: str) -> str:
-    """Return the device that "auto" means here, or `device` if it exists.
-
-    Raises
-    ------
-    ModelError
-        The device is not there.
-    """
-    import torch
-
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        probe = torch.zeros(1, device=device)
-        probe.cpu()  # "meta" makes tensors that hold nothing
-        found = probe.device
-    except (RuntimeError, AssertionError) as err:
-        seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        raise ModelError(
-            f"device={device!r} is not usable ({str(err).splitlines()[0]}): torch "
-            f"{torch.__version__} sees {seen} CUDA devices. Use "
-            'device="auto" or "cpu", or start the process again if it worked before.'
-        ) from err
-    # One name for one device: loaded networks are kept by it.
-    return "cpu" if found.type == "cpu" else str(found)

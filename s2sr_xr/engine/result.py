@@ -9,10 +9,11 @@ import xarray as xr
 from s2sr_xr.core import nodata
 from s2sr_xr.core.bands import BANDS
 from s2sr_xr.core.version import library_version
-from s2sr_xr.engine.block import QUALITY, BlockTask
-from s2sr_xr.engine.job import Job, numpy_arrays
+from s2sr_xr.engine.job import QUALITY, BlockTask
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy as np
 
     from s2sr_xr.core.grid import Grid
@@ -21,16 +22,14 @@ if TYPE_CHECKING:
 __all__ = ["dataset"]
 
 
-def dataset(scene: Scene, grid: Grid, job: Job, *, lazy: bool) -> xr.Dataset:
-    """Return the Dataset of a job: computed, or lazy over Dask."""
-    if lazy:
-        from s2sr_xr.engine.dask_graph import arrays
-    else:
-        arrays = numpy_arrays
+def dataset(
+    scene: Scene, grid: Grid, task: BlockTask, arrays: Mapping[str, Any]
+) -> xr.Dataset:
+    """Return the Dataset of a call: `arrays` of its variables, on their grid."""
     dims = ("y", "x") if scene.times is None else ("time", "y", "x")
-    attrs = _attrs(scene, job.task)
+    attrs = _attrs(scene, task)
     found: dict[str, xr.Variable] = {}
-    for name, values in arrays(job).items():
+    for name, values in arrays.items():
         found[name] = xr.Variable(dims, values, attrs[name])
         if grid.crs:
             # Both, or a plain to_zarr or to_netcdf loses the CRS.
@@ -49,7 +48,7 @@ def dataset(scene: Scene, grid: Grid, job: Job, *, lazy: bool) -> xr.Dataset:
         **scene.attrs,
         "title": f"Sentinel-2 bands at {grid.res:g} m",
         "s2sr_version": library_version(),
-        "s2sr_precision": job.task.passes[0].predictor.precision,
+        "s2sr_precision": task.passes[0].predictor.precision,
     }
     return result
 

@@ -53,7 +53,7 @@ def wanted_bands(scene: Scene, bands: Sequence[str] | None) -> tuple[str, ...]:
             )
         if BANDS[name].native == 10:
             raise GridError(
-                f"{name} is already at 10 m; keep_native=True keeps it beside others.",
+                f"{name} is already at 10 m; keep_native=True keeps it in the result.",
                 band=name,
             )
     return tuple(b for b in BANDS if b in names)
@@ -94,7 +94,7 @@ def models_by_native(
     elif isinstance(model, Mapping):
         by_native = {k: v for k, v in model.items() if v is not None}
     else:
-        raise ModelError(f"model={model!r} is no name, no file and no mapping of them.")
+        raise ModelError(f"model={model!r} is not a name, a file or a mapping of them.")
     if strange := set(by_native) - {"20m", "60m"}:
         raise ModelError(
             f"{model!r} makes bands of {', '.join(sorted(strange))} finer; upsample "

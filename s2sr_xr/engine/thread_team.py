@@ -1,4 +1,4 @@
-"""How many blocks are in work at once: on a device, and in a process that feeds one.
+"""What a process has: cores, devices, memory; and how many blocks share them at once.
 
 On the CPU a block has a thread, and a thread a core: they overlap by themselves. When
 the last blocks are fewer than the threads, they take over the cores of those that have
@@ -15,12 +15,26 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from s2sr_xr.errors import ModelError
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-__all__ = ["HOST", "TEAM", "Gate", "Team", "allowance", "cores", "on", "threads"]
+__all__ = [
+    "HOST",
+    "TEAM",
+    "Gate",
+    "Team",
+    "allowance",
+    "cores",
+    "is_cuda",
+    "on",
+    "resolve",
+    "threads",
+    "torch_threads",
+]
 
-LANES = 2
+ON_GPU = 2
 """Blocks that are on a GPU at once: while one is computed, the first tiles of the next
 are copied up and the last tiles of the one before are copied down and checked."""
 
@@ -61,6 +75,38 @@ def allowance() -> int:
     return int(SHARE * (own or MEMORY_LIMIT))
 
 
+def is_cuda(device: str) -> bool:
+    """Return whether a device is a GPU of CUDA."""
+    return device.startswith("cuda")
+
+
+def resolve(device: str) -> str:
+    """Return the device that "auto" means here, or `device` if it exists.
+
+    Raises
+    ------
+    ModelError
+        The device is not there.
+    """
+    import torch
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        probe = torch.zeros(1, device=device)
+        probe.cpu()  # "meta" makes tensors that hold nothing
+        found = probe.device
+    except (RuntimeError, AssertionError) as err:
+        seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        raise ModelError(
+            f"device={device!r} is not usable ({str(err).splitlines()[0]}): torch "
+            f"{torch.__version__} sees {seen} CUDA devices. Use "
+            'device="auto" or "cpu", or start the process again if it worked before.'
+        ) from err
+    # One name for one device: loaded networks are kept by it.
+    return "cpu" if found.type == "cpu" else str(found)
+
+
 class Team:
     """The threads of a process that have a block in work, and what each may use.
 
@@ -68,7 +114,8 @@ class Team:
     it Dask's threads, a worker or a loop; it is forgotten once none is at work.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, have: Callable[[], int] = cores) -> None:
+        self._have = have
         self._changing = threading.Lock()
         self._own = threading.local()
         self._now = self._most = 0
@@ -99,7 +146,7 @@ class Team:
         with self._changing:
             if not self._now:
                 return threads
-            return max(threads, min(threads * self._most // self._now, cores()))
+            return max(threads, min(threads * self._most // self._now, self._have()))
 
 
 TEAM = Team()
@@ -143,13 +190,33 @@ _MAKING = threading.Lock()
 def on(device: str) -> Iterator[None]:
     """Be one of the few blocks on a device during the body; on the CPU any may be.
 
-    A CUDA GPU has `LANES`, and orders their work itself. Others have one.
+    A CUDA GPU has `ON_GPU`, and orders their work itself. Others have one.
     """
     if device == "cpu":
         yield
         return
     with _MAKING:
-        count = LANES if device.startswith("cuda") else 1
-        lanes = _ON.setdefault(device, threading.Semaphore(count))
-    with lanes:
+        count = ON_GPU if is_cuda(device) else 1
+        places = _ON.setdefault(device, threading.Semaphore(count))
+    with places:
         yield
+
+
+@contextmanager
+def torch_threads(n: int | None) -> Iterator[None]:
+    """Run torch with `n` threads in the calling thread; None leaves it alone.
+
+    torch keeps the count per thread once a thread has used it, so that it must be set
+    where the network runs.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    if n is None or n == before:
+        yield
+        return
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -11,7 +11,7 @@ import xarray as xr
 from s2sr_xr.core.bands import BANDS, group
 from s2sr_xr.core.filters import reduce_scale
 from s2sr_xr.core.scene import scene_of
-from s2sr_xr.engine.job import sample
+from s2sr_xr.engine.pixels import sample
 from s2sr_xr.engine.select import (
     wanted_bands,
 )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from s2sr_xr.core.bands import BANDS
-from s2sr_xr.engine.block import QUALITY
+from s2sr_xr.engine.job import QUALITY
 from s2sr_xr.errors import GridError, StoreError
 from s2sr_xr.output.geotiff import Facts, check, translate, write_raw
 from s2sr_xr.output.zarr.attrs import geotransform
@@ -41,7 +41,7 @@ def to_cog(
     for them, 0 where nothing was recorded, their names as descriptions. Overviews are
     means of the valid pixels; those of the flags hold the most frequent value. Blocks
     of a lazy result are computed by Dask's current scheduler, as many at a time as
-    this machine has cores, and written here. Beside the file there must be room for
+    this machine has cores, and written here. Next to the file there must be room for
     its pixels, uncompressed, while it is made.
 
     Parameters
@@ -146,7 +146,7 @@ def _check_variables(image: xr.Dataset, bands: tuple[str, ...]) -> None:
         packed = name in bands and array.dtype.kind == "f"
         if not packed and not (name == QUALITY and array.dtype == np.uint8):
             raise StoreError(
-                f"{name} ({array.dtype}) is no band in float reflectance, and a COG "
+                f"{name} ({array.dtype}) is not a band in float reflectance, and a COG "
                 f"holds one type. Leave it out, ds.drop_vars({str(name)!r}), and write "
                 f"it by itself: ds[{str(name)!r}].rio.to_raster(path, driver='COG')."
             )

@@ -12,7 +12,7 @@ from zlib import crc32
 import numpy as np
 
 from s2sr_xr.core.tiling import Box, Span
-from s2sr_xr.engine.block import QUALITY
+from s2sr_xr.engine.job import QUALITY
 from s2sr_xr.output.zarr import REFLECTANCE, Packing, encode
 from s2sr_xr.output.zarr.attrs import clean
 
@@ -31,7 +31,7 @@ TILE = 512
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What the files say beside their pixels."""
+    """What the files say about their pixels."""
 
     bands: tuple[str, ...]
     """Names, in the order of the instrument."""

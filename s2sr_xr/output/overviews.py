@@ -1,4 +1,4 @@
-"""Coarser copies beside the pixels of a store, for viewers that start from afar.
+"""Coarser copies of the pixels of a store, for viewers that start from afar.
 
 References
 ----------
@@ -84,6 +84,13 @@ def add_pyramid(
     GridError
         `levels` is less than one, or leaves less than two pixels along a side.
     """
+    return write_pyramid(store, levels, block=BLOCK)
+
+
+def write_pyramid(
+    store: str | Path | Store, levels: int | None, *, block: int
+) -> tuple[str, ...]:
+    """Write a pyramid, holding some `block` x `block` pixels at once."""
     import zarr
 
     sizes = open_result(store).sizes
@@ -97,7 +104,7 @@ def add_pyramid(
         for source, name, size in zip(
             ("", *names[:-1]), names, shapes[1:], strict=True
         ):
-            _write_level(at, source, name, size)
+            _write_level(at, source, name, size, block)
         _describe(at, names)
     return names
 
@@ -132,7 +139,9 @@ def _remove(root: zarr.Group) -> None:
     del root[GROUP]
 
 
-def _write_level(at: Store, source: str, name: str, shape: tuple[int, int]) -> None:
+def _write_level(
+    at: Store, source: str, name: str, shape: tuple[int, int], block: int
+) -> None:
     """Write the level `name` of `shape` from the level `source`."""
     import zarr
 
@@ -162,7 +171,7 @@ def _write_level(at: Store, source: str, name: str, shape: tuple[int, int]) -> N
             attributes={**old.attrs, **georeference},
             compressors=old.compressors,
         )
-        side = [c * max(1, BLOCK // c) for c in chunk]
+        side = [c * max(1, block // c) for c in chunk]
         for when in np.ndindex(*lead):
             for _, _, box in Blocks(shape, (side[0], side[1])):
                 part = old[(*when, *_under(box, (rows, cols)))]

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 __all__ = ["check_catalogue", "write_catalogue"]
 
 FOLDER = "items"
-"""Where the items of a catalogue lie, away from the stores beside it."""
+"""Where the items of a catalogue lie, away from the stores next to it."""
 
 MARK = "s2sr:version"
-"""What tells our catalogues from those of others."""
+"""What marks our catalogues among those of others."""
 
 
 def write_catalogue(
@@ -34,7 +34,7 @@ def write_catalogue(
 ) -> pystac.Catalog:
     """Write items into the static catalogue of a folder, with relative links.
 
-    Stores and files beside it are linked relatively, so the folder may be moved or put
+    Stores and files next to it are linked relatively, so the folder may be moved or put
     on a server as it is. Items of an earlier call stay; one of the same id is replaced.
     Several runs may write into one folder: in the end all their items are listed.
 
@@ -66,8 +66,8 @@ def write_catalogue(
     ids = [item.id for item in new]
     if double := sorted({i for i in ids if ids.count(i) > 1}):
         raise StoreError(
-            f"{', '.join(double)} stands twice among the items; give each an id of its "
-            "own: result_item(store, item_id=...)."
+            f"{', '.join(double)} appears more than once among the items; give each an "
+            "id of its own: result_item(store, item_id=...)."
         )
     layout = TemplateLayoutStrategy(item_template=FOLDER)
     with storing("write the catalogue", root):
@@ -123,7 +123,7 @@ def _catalogue(path: Path, description: str) -> pystac.Catalog:
         )
     except (STACError, STACTypeError, ValueError, KeyError, TypeError) as error:
         raise StoreError(
-            f"{path} is no STAC catalogue ({error}). Remove it, or choose another "
+            f"{path} is not a STAC catalogue ({error}). Remove it, or choose another "
             "folder.",
             store=str(path),
         ) from error

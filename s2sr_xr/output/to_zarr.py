@@ -9,16 +9,17 @@ from s2sr_xr.engine.fingerprint import UNREPEATABLE, token_of
 from s2sr_xr.engine.job import BLOCK, Blocks
 from s2sr_xr.errors import GridError, ResumeMismatchError, StoreError
 from s2sr_xr.output.zarr import create, resume_or_create
+from s2sr_xr.output.zarr.write import write_loaded
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     import xarray as xr
     from dask.delayed import Delayed
     from zarr.abc.store import Store
 
-    from s2sr_xr.output.zarr import Index, Layout, Target
+    from s2sr_xr.output.zarr import Layout, Target
 
 __all__ = ["blocks_of", "to_zarr"]
 
@@ -50,7 +51,7 @@ def to_zarr(
     mode
         "w-" refuses a store that exists; "w" replaces one that this library made.
     resume
-        Whether to go on with a store that an equal call began and did not finish:
+        Whether to resume a store that an equal call began and did not finish:
         blocks that are written are kept, torn ones and the rest are written. Where
         nothing is there it is created; what is complete is left as it is, with a line
         in the log. Equal are models, weights, precision, radiometry, sources, your own
@@ -68,7 +69,7 @@ def to_zarr(
         The store exists, another run writes it, or it cannot be written.
     ResumeMismatchError
         The store to resume was begun by another call; the message names what differs.
-        Or nobody could tell: pixels of a variable come from a Dask array whose name is
+        Or it cannot be known: pixels of a variable come from a Dask array whose name is
         drawn anew each time, or from a file behind xarray's lazy indexing.
     GridError
         `ds` has no y and x, or variables of other dims.
@@ -90,37 +91,32 @@ def to_zarr(
         )
     if not compute:
         return _work(ds, target, blocks, resume=resume)
-    with target.lease():
-        todo = target.missing() if resume else None
-        if todo == [] and target.is_complete:
+    with target.lock():
+        todo = target.missing() if resume else [*target.indices()]
+        if not todo and target.is_complete:
             _LOG.info("%s is complete; nothing is left to write", target.store)
         elif _is_lazy(ds):
-            from s2sr_xr.engine.dask_graph import feeding
-            from s2sr_xr.output.zarr.write import write
+            from s2sr_xr.output.zarr.dask_write import feeding, write
 
-            times = ds.sizes.get("time")
-            work = write(ds, target, blocks, times, todo=_set(todo), leased=True)
+            work = write(ds, target, blocks, ds.sizes.get("time"), todo={*todo})
             with feeding(ds):
                 work.compute()
         else:
-            _write_loaded(ds, target, todo)
+            write_loaded(ds, target, todo)
     return None
 
 
 def _work(ds: xr.Dataset, target: Target, blocks: Blocks, *, resume: bool) -> Delayed:
-    """Return the work to be done later; it takes the lease when it runs."""
-    todo = target.missing() if resume else None
+    """Return the work to be done later; it takes the lock when it runs."""
+    todo = target.missing() if resume else [*target.indices()]
     if _is_lazy(ds):
-        from s2sr_xr.output.zarr.write import write
+        from s2sr_xr.output.zarr.dask_write import write
 
-        return write(ds, target, blocks, ds.sizes.get("time"), todo=_set(todo))
+        times = ds.sizes.get("time")
+        return write(ds, target, blocks, times, todo={*todo}, lock=True)
     from dask.delayed import delayed
 
-    return delayed(_write_later)(ds, target, todo)
-
-
-def _set(todo: list[Index] | None) -> frozenset[Index] | None:
-    return None if todo is None else frozenset(todo)
+    return delayed(write_loaded)(ds, target, todo, lock=True)
 
 
 def _is_lazy(ds: xr.Dataset) -> bool:
@@ -144,7 +140,7 @@ def _refuse_unrepeatable(token: Mapping[str, dict[str, str]]) -> None:
     if doubts:
         name, why = next(iter(doubts.items()))
         raise ResumeMismatchError(
-            f"{name} cannot be resumed, since nobody can tell whether it is the same: "
+            f"{name} cannot be resumed, since it may not be the same: "
             f"{why}. Give what it is made from a name of its own "
             "(da.from_array(..., name=...), dask.delayed(..., pure=True)), or write "
             "without resume=True."
@@ -154,29 +150,9 @@ def _refuse_unrepeatable(token: Mapping[str, dict[str, str]]) -> None:
 def blocks_of(ds: xr.Dataset) -> Blocks:
     """Return the blocks of the job behind a result, or the usual ones."""
     shape = (ds.sizes["y"], ds.sizes["x"])
-    for array in ds.data_vars.values():
-        if array.chunks is not None:
-            from s2sr_xr.engine.dask_graph import call_of
+    if _is_lazy(ds):
+        from s2sr_xr.engine.lazy import origins
 
-            if found := call_of(array.data):
-                return found[0].job.blocks
+        if found := origins(ds):
+            return found[0].job.blocks
     return Blocks(shape, (min(BLOCK, shape[0]), min(BLOCK, shape[1])))
-
-
-def _write_loaded(
-    ds: xr.Dataset, target: Target, todo: Collection[Index] | None
-) -> None:
-    for index in target.indices() if todo is None else todo:
-        slices = target.box(index).slices
-        where = (index[0], *slices) if target.timed else slices
-        # Through the variable: a lazily indexed one reads this block, not all of it.
-        values = {str(n): v.variable[where].to_numpy() for n, v in ds.data_vars.items()}
-        target.write(index, values)
-    target.finish()
-
-
-def _write_later(
-    ds: xr.Dataset, target: Target, todo: Collection[Index] | None
-) -> None:
-    with target.lease():
-        _write_loaded(ds, target, todo)

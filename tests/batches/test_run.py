@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from s2sr_xr.batches.driver import Drive
 from s2sr_xr.batches.inputs import Entry, listed, stem
 from s2sr_xr.batches.report import SHOWN, BatchReport, ItemReport, Log
 from s2sr_xr.batches.run import Recipe
-from s2sr_xr.batches.task import Piece, Rules, Work, do, job_of, sources_of
+from s2sr_xr.batches.task import Piece, Rules
 from s2sr_xr.batches.workers import (
     ClusterLostError,
     Threads,
@@ -36,10 +35,12 @@ from s2sr_xr.batches.workers import (
     versions,
 )
 from s2sr_xr.engine.fingerprint import token_of
+from s2sr_xr.engine.lazy import job_of
 from s2sr_xr.errors import ReadError, S2SRError, S2SRWarning, StoreError
 from s2sr_xr.models.registry import register
 from s2sr_xr.output.zarr import resume_or_create
-from s2sr_xr.readers.any import kind_of
+from s2sr_xr.output.zarr.write import StoreWork, sources_of
+from s2sr_xr.readers.any import is_json, kind_of
 from s2sr_xr.simulate.item import write_item
 
 BANDS = {"B02": 10, "B08": 10, "B05": 20, "B11": 20}
@@ -228,13 +229,16 @@ def test_a_file_url_is_a_path(world, tmp_path):
         ("https://host/a.ZARR/", "eopf"),
         ("https://host/a.SAFE", "safe"),
         ("https://host/a.SAFE.zip?sig=SECRET", "safe"),
-        ("https://host/a", "stac"),
         ("/data/a.ZIP/S2A_MSIL1C_x.SAFE/GRANULE/x", "safe"),
         ({"assets": {"product": {"href": "https://host/a.zarr?sig=SECRET"}}}, "eopf"),
     ],
 )
-def test_the_name_decides_the_kind(place, kind):
+def test_the_name_says_the_kind(place, kind):
     assert kind_of(place, load=lambda _: {}) == kind
+
+
+def test_other_names_on_the_web_are_items():
+    assert is_json("https://host/a")
 
 
 def test_a_remote_safe_says_what_to_do():
@@ -301,21 +305,21 @@ def bad_items(tmp_path, paths):
         "twice": (
             [paths[0], paths[1], paths[0]],
             {},
-            f"Item {paths[0].stem} stands twice among the items",
+            f"Item {paths[0].stem} appears more than once among the items",
         ),
         "twice on some disks": (
             [{"id": "a", "assets": {}}, {"id": "A", "assets": {}}],
             {},
-            "Item A stands twice among the items, as a: both would be written to one",
+            "Item A appears more than once among the items, as a: both would be",
         ),
         "no JSON": (
             tmp_path / "words.json",
             {},
             r"No STAC item could be loaded from .*words.json: Expecting value",
         ),
-        "no items": (tmp_path / "number.json", {}, "is no STAC item, no collection"),
+        "no items": (tmp_path / "number.json", {}, "is not a STAC item, a collection"),
         "no file": (tmp_path / "no.json", {}, r"loaded from .*no.json: not found"),
-        "a number": (7, {}, "int is no item. Give STAC items"),
+        "a number": (7, {}, "int is not an item. Give STAC items"),
         "task": (paths, {"task": "sharpen"}, "task='sharpen' is not one of superres"),
         "model": (paths, {"model": "sharper"}, "No model is named 'sharper'"),
         "precision": (paths, {"precision": "fp8"}, "precision='fp8' is not one of"),
@@ -388,19 +392,18 @@ class Deserted:
 
 
 @pytest.mark.parametrize("gpu", [False, True])
-def test_a_cluster_without_workers_is_given_up_while_waiting(monkeypatch, gpu):
+def test_a_cluster_without_workers_is_given_up_while_waiting(gpu):
     client = Deserted()
-    crew = Workers(client, gpu=gpu)
+    now = [0.0]
+    crew = Workers(client, gpu=gpu, clock=lambda: now[0])
     crew.ended(0)
     assert client.asked == 0  # it was asked just now
-    start = time.monotonic()
-    now = [start + 10]
-    monkeypatch.setattr(workers.time, "monotonic", lambda: now[0])
+    now[0] = 10
     for _ in range(3):
         crew.ended(0)
     assert client.asked == 1
     crew.room()
-    now[0] = start + workers.ABANDONED + 20
+    now[0] = workers.ABANDONED + 20
     with pytest.raises(ClusterLostError, match="has had no worker for 300 s"):
         crew.ended(0)
 
@@ -427,7 +430,7 @@ def test_a_catalogue_of_others_is_noticed_before_the_start(tmp_path, world):
     with pytest.raises(StoreError, match="was not made by s2sr_xr, so it is left"):
         s2sr_xr.batch(world[0], tmp_path, **HOW)
     (tmp_path / "catalog.json").write_text("words")
-    with pytest.raises(StoreError, match="is no STAC catalogue"):
+    with pytest.raises(StoreError, match="is not a STAC catalogue"):
         s2sr_xr.batch(world[0], tmp_path, **HOW)
     assert [p.name for p in tmp_path.iterdir()] == ["catalog.json"]
 
@@ -440,7 +443,9 @@ def test_a_catalogue_that_cannot_be_written_costs_no_report(tmp_path, world):
         if now.blocks_done == 1:
             (tmp_path / "catalog.json").write_text("words")
 
-    with pytest.warns(S2SRWarning, match="not catalogued: StoreError: .* is no STAC"):
+    with pytest.warns(
+        S2SRWarning, match="not catalogued: StoreError: .* is not a STAC"
+    ):
         report = s2sr_xr.batch(world[0][:1], tmp_path, **HOW, progress=occupy)
     assert report.ok
     assert same(tmp_path, {world[0][0].stem: world[1][world[0][0].stem]})
@@ -663,10 +668,10 @@ def test_a_block_that_is_there_is_not_done_again(tmp_path, world):
     chunk.write_bytes(b"half")
     job, token = job_of(made.ds), token_of(made.ds)
     target = resume_or_create(store, made.ds, block=job.blocks.size, token=token)
-    work = Work(item="a", task=job.task, pixels=sources_of(job), target=target)
-    assert repr(work) == "Work(a)"
+    work = StoreWork(item="a", task=job.task, pixels=sources_of(job), target=target)
+    assert repr(work) == "StoreWork(a)"
     before = records(tmp_path)
-    assert do(work, (0, 1, 1)).state == do(work, (0, 1, 2)).state == "written"
+    assert work.do((0, 1, 1)).state == work.do((0, 1, 2)).state == "written"
     changed = {n for n, t in records(tmp_path).items() if before[n] != t}
     assert changed == {f"{store.name}/0-1-2.json"}
     target.finish()

@@ -192,7 +192,7 @@ def test_processes_that_a_command_starts_seldom_look_at_themselves():
     ("asked", "said"),
     [
         (["batch", "no.json", "--out", "out"], "loaded from no.json: not found"),
-        (["batch", "a", "a", "--out", "out"], "Item a stands twice"),
+        (["batch", "a", "a", "--out", "out"], "Item a appears more than once"),
         (["batch", "a", "--out", "out", "--task", "sharpen"], "'sharpen' is not one"),
         (["batch", "a"], "Missing option '--out'"),
         (

@@ -1,4 +1,4 @@
-"""What a result will cost, told beforehand and held to what is measured."""
+"""What a result will cost, known beforehand and held to what is measured."""
 
 from __future__ import annotations
 

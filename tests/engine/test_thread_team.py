@@ -6,6 +6,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 
 import dask
 import numpy as np
@@ -20,6 +21,9 @@ from s2sr_xr.batches.report import Log
 from s2sr_xr.batches.task import Piece, Result, Rules
 from s2sr_xr.batches.workers import PARTS, Threads, Workers
 from s2sr_xr.engine import thread_team
+from s2sr_xr.engine.dask_graph import arrays
+from s2sr_xr.engine.job import BlockTask
+from s2sr_xr.engine.lazy import job_of
 from s2sr_xr.engine.model_run import Pass
 from s2sr_xr.engine.predictor import Predictor
 from s2sr_xr.readers.fetch.source import as_variable
@@ -42,6 +46,8 @@ class Scene:
     def read(self, _, rows, cols):
         if self.name == "B02":
             self.diary.say("read", "begins")
+            if self.diary.last_is_alone:
+                self.diary.wait_to_be_alone()
             time.sleep(0.01)
         return np.full((rows.stop - rows.start, cols.stop - cols.start), 0.2, "f4")
 
@@ -52,7 +58,8 @@ class Diary:
     def __init__(self):
         self.lines, self.lock = [], threading.Condition()
         self.now = self.most = 0
-        self.patient = False
+        self.used = []
+        self.patient = self.last_is_alone = False
 
     def say(self, what, when):
         with self.lock:
@@ -71,6 +78,14 @@ class Diary:
                 lambda: len(self.at("read", "begins")) >= wanted, timeout=60
             )
 
+    def wait_to_be_alone(self):
+        """Let the last block go on once no other is in work."""
+        end = time.monotonic() + 60
+        while len(self.at("read", "begins")) == BLOCKS and time.monotonic() < end:
+            if thread_team.TEAM._now == 1:
+                return
+            time.sleep(0.001)
+
     def take(self, n):
         with self.lock:
             self.now += n
@@ -80,31 +95,43 @@ class Diary:
         return [i for i, line in enumerate(self.lines) if line[:2] == (what, when)]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Keeper:
+    """A predictor whose network is that of `test-20`, and writes a diary."""
+
+    diary: Diary
+    device: str
+    name: str = "test-20"
+    sha256: str | None = None
+    precision: str = "float32"
+
+    def __dask_tokenize__(self):
+        return (self.name, self.device)
+
+    def load(self):
+        return self.run, self.device
+
+    def run(self, *images):
+        self.diary.used.append(torch.get_num_threads())
+        self.diary.say("predict", "begins")
+        if self.diary.patient:
+            self.diary.wait_for_the_next_read()
+        time.sleep(0.01)
+        made = WholeNumbers(MIXES["10+20->10"])(*images)
+        self.diary.say("predict", "ends")
+        return made
+
+
 @pytest.fixture
-def diary(monkeypatch):
-    """Make the network of `test-20` one on a device of its own, which writes a diary.
+def diary():
+    return Diary()
+
+
+def result(diary, device="cpu:0"):
+    """Return a lazy result of six blocks in a row, one tile each, by a `Keeper`.
 
     torch knows "cpu:0", this library does not: to it, it is some accelerator.
     """
-    diary = Diary()
-    network = WholeNumbers(MIXES["10+20->10"])
-
-    def run(*images):
-        diary.say("predict", "begins")
-        if diary.patient:
-            diary.wait_for_the_next_read()
-        time.sleep(0.01)
-        made = network(*images)
-        diary.say("predict", "ends")
-        return made
-
-    monkeypatch.setattr(Predictor, "load", lambda _: (run, "cpu:0"))
-    monkeypatch.setattr("s2sr_xr.engine.block.resolve", lambda _: "cpu:0")
-    return diary
-
-
-def result(diary):
-    """Return a lazy result of six blocks in a row, one tile each."""
     groups = {}
     for res, names in ((10, ("B02", "B08")), (20, ("B05", "B11"))):
         shape = (80 // res, BLOCKS * 80 // res)
@@ -118,6 +145,10 @@ def result(diary):
     tree = xr.DataTree.from_dict(groups)
     tree.attrs["level"] = "L1C"
     ten = tree.s2sr.upsample({"20m": "test-20"}, keep_native=False)
+    job = job_of(ten)
+    keeper = Keeper(diary=diary, device=device)
+    passes = tuple(replace(p, predictor=keeper) for p in job.task.passes)
+    ten = ten.copy(data=arrays(replace(job, task=replace(job.task, passes=passes))))
     assert ten.s2sr.plan(threads=1).blocks == BLOCKS
     return ten
 
@@ -128,7 +159,7 @@ def by_lazy(ten, folder):
 
 def by_batch(ten, folder):
     piece = Piece("a", lambda: [Result("a", str(folder / "a.zarr"), ten)])
-    crew = Threads(thread_team.threads("cpu:0"))
+    crew = Threads(dask.config.get("num_workers", thread_team.threads("cpu:0")))
     assert Drive([piece], crew, Rules(), Log(None)).run().ok
 
 
@@ -137,10 +168,7 @@ def write(request):
     return request.param
 
 
-def test_blocks_are_read_and_written_while_one_is_computed(
-    tmp_path, diary, write, monkeypatch
-):
-    monkeypatch.setattr(thread_team, "cores", lambda: 1)
+def test_blocks_are_read_and_written_while_one_is_computed(tmp_path, diary, write):
     diary.patient = True
     write(result(diary), tmp_path)
     begun, ended = diary.at("predict", "begins"), diary.at("predict", "ends")
@@ -150,7 +178,7 @@ def test_blocks_are_read_and_written_while_one_is_computed(
     reads = diary.at("read", "begins")
     # Each block was being read before the device was done with the one before.
     assert all(r < e for r, e in zip(reads[1:], ended, strict=False))
-    assert 1 < len(diary.readers()) <= thread_team.FEEDERS
+    assert 1 < len(diary.readers()) <= thread_team.threads("cpu:0")
 
 
 def test_blocks_in_work_fit_into_memory(tmp_path, diary, write, monkeypatch):
@@ -165,7 +193,6 @@ def test_blocks_in_work_fit_into_memory(tmp_path, diary, write, monkeypatch):
         return stack
 
     monkeypatch.setattr(thread_team.Gate, "hold", counted)
-    monkeypatch.setattr(thread_team, "cores", lambda: 8)
     monkeypatch.setattr(thread_team, "allowance", lambda: room)
     with dask.config.set(num_workers=8):
         write(ten, tmp_path)
@@ -173,20 +200,18 @@ def test_blocks_in_work_fit_into_memory(tmp_path, diary, write, monkeypatch):
     assert room / 2 < diary.most <= room
     few, many = (ten.s2sr.plan(threads=n).memory for n in (1, 8))
     assert 0 < many - few < room
-    assert ten.s2sr.plan().threads == 8
+    assert ten.s2sr.plan().threads == max(thread_team.cores(), thread_team.FEEDERS)
 
 
-def test_on_the_cpu_nothing_waits(tmp_path, diary, write, monkeypatch):
-    monkeypatch.setattr("s2sr_xr.engine.block.resolve", lambda _: "cpu")
-    monkeypatch.setattr(thread_team.Gate, "hold", None)
-    write(result(diary), tmp_path)
+def test_on_the_cpu_nothing_waits(tmp_path, diary, write):
+    with thread_team.HOST.hold(1, 1):  # nothing else would be let in
+        write(result(diary, "cpu"), tmp_path)
     assert len(diary.at("predict", "ends")) == BLOCKS
     with dask.config.set(num_workers=1):
         assert thread_team.threads("cpu") == thread_team.cores()
 
 
-def test_what_a_user_said_of_threads_stays(tmp_path, diary, monkeypatch):
-    monkeypatch.setattr(thread_team, "cores", lambda: 1)
+def test_what_a_user_said_of_threads_stays(tmp_path, diary):
     with dask.config.set(num_workers=1):
         by_lazy(result(diary), tmp_path)
     assert len(diary.readers()) == 1
@@ -220,7 +245,7 @@ def test_a_gate_lets_in_what_fits_and_always_one():
 
 
 @pytest.mark.parametrize(
-    ("device", "most"), [("cuda:9", thread_team.LANES), ("other", 1)]
+    ("device", "most"), [("cuda:9", thread_team.ON_GPU), ("other", 1)]
 )
 def test_a_device_holds_few_blocks(device, most):
     now, seen, lock = [], [], threading.Lock()
@@ -239,9 +264,9 @@ def test_a_device_holds_few_blocks(device, most):
     assert max(seen) == most
 
 
-def test_the_last_block_takes_over_the_threads_of_those_that_are_done(monkeypatch):
-    monkeypatch.setattr(thread_team, "cores", lambda: 4)
-    team = thread_team.Team()
+def test_the_last_block_takes_over_the_threads_of_those_that_are_done():
+    have = [4]
+    team = thread_team.Team(lambda: have[0])
     assert team.share(1) == 1  # nobody is at work
     with team.at_work(), ThreadPoolExecutor(3) as pool:
         assert (team.share(1), team.share(2)) == (1, 2)
@@ -259,7 +284,7 @@ def test_the_last_block_takes_over_the_threads_of_those_that_are_done(monkeypatc
         for one in others:
             one.result(5)
         assert (team.share(1), team.share(2)) == (4, 4)  # as many as there are cores
-        monkeypatch.setattr(thread_team, "cores", lambda: 3)
+        have[0] = 3
         assert (team.share(1), team.share(4)) == (3, 4)  # and never fewer than before
     # Another run may be granted fewer.
     with pytest.raises(KeyError), team.at_work():
@@ -268,29 +293,16 @@ def test_the_last_block_takes_over_the_threads_of_those_that_are_done(monkeypatc
         assert team.share(1) == 1
 
 
-def test_the_last_block_computes_on_all_threads(tmp_path, diary, monkeypatch):
-    monkeypatch.setattr("s2sr_xr.engine.block.resolve", lambda _: "cpu")
-    monkeypatch.setattr(thread_team, "cores", lambda: 2)
-    run, _ = Predictor.load(None)
-    share, asked, used = thread_team.Team.share, [], []
-
-    def once_alone(team, threads):
-        asked.append(threads)
-        end = time.monotonic() + 60
-        while len(asked) == BLOCKS and team._now > 1 and time.monotonic() < end:
-            time.sleep(0.001)
-        return share(team, threads)
-
-    def counted(*images):
-        used.append(torch.get_num_threads())
-        return run(*images)
-
-    monkeypatch.setattr(thread_team.Team, "share", once_alone)
-    monkeypatch.setattr(Predictor, "load", lambda _: (counted, "cpu"))
+@pytest.mark.skipif(thread_team.cores() < 2, reason="there are no other threads")
+def test_the_last_block_computes_on_all_threads(tmp_path, diary):
+    diary.last_is_alone = True
+    ten = result(diary, "cpu")
+    one = replace(job_of(ten).task, threads=1)
+    ten = ten.copy(data=arrays(replace(job_of(ten), task=one)))
     with dask.config.set(scheduler="threads", num_workers=2):
-        by_lazy(result(diary), tmp_path)
-    assert asked == [1] * BLOCKS
-    assert used[-1] == 2
+        by_lazy(ten, tmp_path)
+    assert diary.used[0] == 1
+    assert diary.used[-1] == 2
 
 
 MEETING = threading.Barrier(4)
@@ -332,7 +344,7 @@ def test_memory_of_a_block_grows_with_it():
     one = Pass(
         predictor=Predictor(name="test-20"), spec=spec, keep=("B05",), cells=(99, 99)
     )
-    task = s2sr_xr.engine.block.BlockTask(passes=(one,), shape=(198, 198), res=10)
+    task = BlockTask(passes=(one,), shape=(198, 198), res=10)
     from s2sr_xr.core.tiling import Box, Span
 
     small, large = (task.held(Box(Span(0, n), Span(0, n))) for n in (16, 64))
@@ -340,10 +352,11 @@ def test_memory_of_a_block_grows_with_it():
     assert small < large < 16 * small
 
 
-def test_a_gpu_that_others_have_is_planned_for(monkeypatch):
+def test_a_gpu_that_others_have_is_planned_for():
     """The client of a cluster plans, and need not have what its workers have."""
-    monkeypatch.setattr(thread_team, "cores", lambda: 1)
     obj = tree((2, 2), ["B02", "B08", "B05", "B11"]).chunk()
     how = {"model": {"20m": "test-20"}, "keep_native": False}
     plans = {d: obj.s2sr.upsample(**how, device=d).s2sr.plan() for d in ("cpu", "cuda")}
-    assert (plans["cpu"].threads, plans["cuda"].threads) == (1, thread_team.FEEDERS)
+    cores = thread_team.cores()
+    assert plans["cpu"].threads == cores
+    assert plans["cuda"].threads == max(cores, thread_team.FEEDERS)

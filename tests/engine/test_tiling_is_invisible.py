@@ -14,8 +14,8 @@ from s2sr_xr.core import nodata
 from s2sr_xr.core.scene import scene_of
 from s2sr_xr.core.tiling import Box, Span
 from s2sr_xr.engine import dask_graph
-from s2sr_xr.engine.block import BlockTask, do_block
-from s2sr_xr.engine.job import Blocks, Job, numpy_arrays
+from s2sr_xr.engine.block import do_block, numpy_arrays
+from s2sr_xr.engine.job import Blocks, BlockTask, Job
 from s2sr_xr.engine.model_run import Pass
 from s2sr_xr.engine.nesting import check_nesting
 from s2sr_xr.engine.predict import predict, torch_threads

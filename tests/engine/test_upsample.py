@@ -509,7 +509,7 @@ def test_a_grid_that_is_not_utm_is_refused():
         ({"model": "csr-s"}, s2sr_xr.ModelError, "'csr-s' makes bands of 10m finer"),
         ({"model": "carn-s"}, s2sr_xr.ModelError, r"superresolve\(model=\"carn-s\"\)"),
         ({"model": {"20m": None}}, s2sr_xr.ModelError, "no network for"),
-        ({"model": 7}, s2sr_xr.ModelError, "model=7 is no name, no file"),
+        ({"model": 7}, s2sr_xr.ModelError, "model=7 is not a name, a file"),
         ({"bands": 11}, s2sr_xr.MissingBandError, "a list of names; got 11"),
         ({"precision": "float16"}, s2sr_xr.ModelError, "precision='float16'"),
         ({"device": "meta"}, s2sr_xr.ModelError, "device='meta' is not usable"),
@@ -668,13 +668,12 @@ def test_scene_knows_its_level():
 
 
 @pytest.mark.parametrize(("chunk", "threads"), [(2196, 4), (366, 1)])
-def test_cores_that_have_no_block_help_with_those_there_are(
-    chunk, threads, monkeypatch
-):
-    from s2sr_xr.engine import api
-    from s2sr_xr.engine.dask_graph import call_behind
+def test_cores_that_have_no_block_help_with_those_there_are(chunk, threads):
+    from s2sr_xr.engine.api import threads_of_torch
+    from s2sr_xr.engine.lazy import job_of
+    from s2sr_xr.engine.thread_team import cores
 
-    monkeypatch.setattr(api, "cores", lambda: 16)  # for 4 and 9 blocks
     obj = tree((130, 130), ALL).chunk(x=chunk, y=chunk)
-    call, _ = call_behind(obj.s2sr.upsample("bicubic", bands=["B11"]))
-    assert call.job.task.threads == threads
+    job = job_of(obj.s2sr.upsample("bicubic", bands=["B11"]))
+    assert threads_of_torch(job, 16) == threads  # for 4 and 9 blocks
+    assert job.task.threads == threads_of_torch(job, cores())

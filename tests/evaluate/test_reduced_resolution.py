@@ -208,7 +208,7 @@ def test_a_truth_that_is_no_store_is_told(scene, tmp_path):
     s2sr_xr.upsample(scene, "nearest", bands=["B05"]).s2sr.to_zarr(made)
     done = RUN.invoke(app, ["score", made, "--truth", str(tmp_path / "none.zarr")])
     assert done.exit_code == 2
-    assert "There is no Zarr store with the truth at" in done.stderr
+    assert "There is no Zarr store with the reference at" in done.stderr
 
 
 # --- the command ----------------------------------------------------------------------
@@ -255,7 +255,7 @@ def test_the_command_judges_a_result_by_a_truth(item, scene, tmp_path):
     assert rows["B11"]["rmse"] == pytest.approx(expected.bands[4].rmse, rel=1e-3)
     done = RUN.invoke(app, ["score", made, "--truth", ours, "--bands", "B05"])
     assert done.exit_code == 0, done.output
-    assert done.stdout.startswith("Errors against the truth")
+    assert done.stdout.startswith("Errors against the reference")
     assert "B05" in done.stdout
     assert "B11" not in done.stdout
 

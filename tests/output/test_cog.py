@@ -98,7 +98,11 @@ def test_what_no_cog_can_hold_is_refused(tmp_path, ten):
         (small[["quality"]], s2sr_xr.StoreError, "no band"),
         (small.assign(ndvi=small.B08 - small.B04), s2sr_xr.StoreError, "ndvi.*to_rast"),
         (small.assign(B08=small.B08.mean("x")), s2sr_xr.GridError, "B08 has dims"),
-        (small.assign(B08=small.quality), s2sr_xr.StoreError, "B08 .uint8. is no band"),
+        (
+            small.assign(B08=small.quality),
+            s2sr_xr.StoreError,
+            "B08 .uint8. is not a band",
+        ),
         (small.drop_vars("spatial_ref"), s2sr_xr.GridError, "without a CRS.*to_zarr"),
         (small.isel(x=[0, 1, 5]), s2sr_xr.GridError, "'x' is not regular"),
         (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import os
@@ -29,7 +30,7 @@ import s2sr_xr
 from s2sr_xr.engine.fingerprint import token_of
 from s2sr_xr.errors import ResumeMismatchError, StoreError
 from s2sr_xr.output import zarr as s2
-from s2sr_xr.output.zarr import lease
+from s2sr_xr.output.zarr import lock
 from s2sr_xr.output.zarr import template as outline
 
 TESTS = Path(__file__).parents[1]
@@ -431,8 +432,7 @@ HOLDER = """
 """
 
 
-def test_a_second_run_is_refused_until_the_first_is_dead(tmp_path, monkeypatch):
-    monkeypatch.setattr(lease, "PATIENCE", 0.2)
+def test_a_second_run_is_refused_until_the_first_is_dead(tmp_path):
     path, ds = tmp_path / "out.zarr", result()
     code = textwrap.dedent(HOLDER).format(tests=str(TESTS), path=str(path))
     env = os.environ | {"PYTHONPATH": str(TESTS.parent)}
@@ -456,25 +456,38 @@ def test_a_second_run_is_refused_until_the_first_is_dead(tmp_path, monkeypatch):
     assert equal(path, ds)
 
 
+class SlowMemory(MemoryStore):
+    """A store that takes its time to delete."""
+
+    slow = 0.0
+
+    async def delete(self, key):
+        await asyncio.sleep(self.slow)
+        await super().delete(key)
+
+
+class SlowDisk(LocalStore):
+    """A folder that takes its time to delete."""
+
+    slow = 0.0
+
+    async def delete(self, key):
+        await asyncio.sleep(self.slow)
+        await super().delete(key)
+
+
 @pytest.mark.parametrize("slow", [0, 0.3])
-def test_of_runs_that_start_at_once_one_holds_the_lease(tmp_path, monkeypatch, slow):
-    delete = lease.delete
-
-    def later(*place):
-        time.sleep(slow)
-        delete(*place)
-
-    monkeypatch.setattr(lease, "PATIENCE", 0.1)
-    monkeypatch.setattr(lease, "delete", later)
+def test_of_runs_that_start_at_once_one_holds_the_lock(tmp_path, slow):
     for n in range(8):
-        place = MemoryStore() if n % 2 else LocalStore(tmp_path / f"{n}")
+        place = SlowMemory() if n % 2 else SlowDisk(tmp_path / f"{n}")
+        place.slow = slow
         held, refused = [], []
         begin, end = (threading.Barrier(4, timeout=60) for _ in range(2))
 
         def start(run, place=place, held=held, refused=refused, begin=begin, end=end):
             begin.wait()
             try:
-                with lease.hold(place, run):
+                with lock.hold(place, run, patience=0.1):
                     held.append(run)
                     end.wait()
             except StoreError:
@@ -490,7 +503,7 @@ def test_of_runs_that_start_at_once_one_holds_the_lease(tmp_path, monkeypatch, s
         assert len(refused) == 3
 
 
-def test_a_lease_outlives_no_failure(tmp_path):
+def test_a_lock_outlives_no_failure(tmp_path):
     bad = (scene() * 1e4).s2sr.upsample("bicubic")
     for work in (
         lambda: bad.s2sr.to_zarr(tmp_path / "out", mode="w"),
@@ -504,13 +517,13 @@ def test_a_lease_outlives_no_failure(tmp_path):
 
 
 @pytest.mark.parametrize("lazy", [True, False])
-def test_work_for_later_takes_the_lease_when_it_runs(tmp_path, lazy):
+def test_work_for_later_takes_the_lock_when_it_runs(tmp_path, lazy):
     path, ds = tmp_path / "out", result() if lazy else result().compute()
     work = ds.s2sr.to_zarr(path, compute=False)
     target = s2.resume_or_create(
         path, ds, block=s2sr_xr.output.to_zarr.blocks_of(ds).size, token=token_of(ds)
     )
-    with target.lease(), pytest.raises(StoreError, match="another run"):
+    with target.lock(), pytest.raises(StoreError, match="another run"):
         dask.compute(work)
     work = ds.s2sr.to_zarr(path, resume=True, compute=False)
     dask.compute(work)
@@ -529,36 +542,34 @@ def test_a_store_that_another_run_begins_meanwhile_is_not_for_mode_w(
             s2.create(path, make_template(), block=(60, 60))
         first(at, mode)
         if not named:
-            monkeypatch.setattr(outline, "make_room", first)
             s2.create(path, make_template(), block=(60, 60))
 
-    def once(at, mode):
-        monkeypatch.setattr(outline, "make_room", first)
-        overtaken(at, mode)
+    looks = iter([overtaken])
 
-    monkeypatch.setattr(outline, "make_room", once)
+    def look(at, mode):
+        next(looks, first)(at, mode)
+
+    monkeypatch.setattr(outline, "make_room", look)
     with pytest.raises(StoreError, match=r"Another run begins .*a\.zarr.*resume=True"):
         s2.resume_or_create(path, make_template(), block=(60, 60))
     assert s2.resume_or_create(path, make_template(), block=(60, 60)).missing()
 
 
-def test_a_lease_from_elsewhere_dies_of_silence(tmp_path, monkeypatch):
+def test_a_lock_from_elsewhere_dies_of_silence(tmp_path):
     target = s2.create(tmp_path / "out", make_template(1), block=(22, 17))
     said = {"run": "r", "machine": "moon", "pid": 1, "started": 0.0, "beat": 0.0}
     folder = tmp_path / "out/_s2sr/lease"
     folder.mkdir(parents=True)
-    import time
 
-    for age, held in ((0, True), (lease.SILENCE + 5, False)):
+    for age, held in ((0, True), (lock.SILENCE + 5, False)):
         (folder / "r-x.json").write_text(json.dumps(said | {"beat": time.time() - age}))
         if held:
             with (
                 pytest.raises(StoreError, match=r"process 1 on moon.*wait 120 s"),
-                target.lease(),
+                target.lock(),
             ):
                 pass
-    monkeypatch.setattr(lease, "BEAT", 0.01)
-    with target.lease():
+    with lock.hold(LocalStore(tmp_path / "out"), "mine", beat=0.01):
         assert not (folder / "r-x.json").exists()
         (mine,) = folder.iterdir()
         beat = json.loads(mine.read_text())["beat"]

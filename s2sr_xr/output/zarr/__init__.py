@@ -93,7 +93,7 @@ def open_result(
             raise StoreError(
                 f"{at} is unfinished: state {attrs['state']!r}, {done} of "
                 f"{math.prod(attrs['s2sr:blocks'])} blocks are written. Run its job "
-                'again, with resume=True to go on, or with mode="w" from the start.',
+                'again, with resume=True to resume, or with mode="w" from the start.',
                 store=str(at),
             )
         raw = xr.open_zarr(at, chunks=chunks, decode_cf=False, consolidated=True)

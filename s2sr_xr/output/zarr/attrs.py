@@ -129,7 +129,7 @@ def geozarr(
         try:
             crs = CRS.from_wkt(crs_wkt)
         except CRSError as error:
-            raise GridError(f"crs_wkt of spatial_ref is no CRS: {error}") from error
+            raise GridError(f"crs_wkt of spatial_ref is not a CRS: {error}") from error
         epsg = crs.to_epsg()
         attrs |= {"proj:code": f"EPSG:{epsg}"} if epsg else {}
         attrs["proj:wkt2"] = crs.to_wkt()
@@ -148,7 +148,7 @@ def geozarr(
 
 
 def is_geozarr(name: str) -> bool:
-    """Tell whether an attribute describes the layout of a store, not its pixels."""
+    """Return whether an attribute describes the layout of a store, not its pixels."""
     return name in ("zarr_conventions", "multiscales") or name.startswith(
         ("proj:", "spatial:")
     )

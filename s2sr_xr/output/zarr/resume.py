@@ -1,4 +1,4 @@
-"""Going on with a store that another run began, if it began the same."""
+"""Resume a store that another run began, if it began the same."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from s2sr_xr.errors import ResumeMismatchError, StoreError
 from s2sr_xr.output.zarr.attrs import jsonable
-from s2sr_xr.output.zarr.lease import refuse_if_held
+from s2sr_xr.output.zarr.lock import refuse_if_held
 from s2sr_xr.output.zarr.records import read_records
 from s2sr_xr.output.zarr.storage import (
     attributes,
@@ -49,7 +49,7 @@ def resume_or_create(
     """Take up a store that was begun with the same arguments, or create it.
 
     What killed writes left is removed. A complete store of which blocks are gone, or
-    have lost bytes, becomes unfinished; `Target.missing` tells which blocks to write.
+    have lost bytes, becomes unfinished; `Target.missing` says which blocks to write.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ def resume_or_create(
 
 
 def _is_whole(store: Store, template: xr.Dataset) -> bool:
-    """Tell whether a store has all the arrays of its outline."""
+    """Return whether a store has all the arrays of its outline."""
     there = sizes(store)
     return all(f"{name}/zarr.json" in there for name in template.variables)
 
@@ -119,12 +119,12 @@ def _compare(
         raise unknown(where)
     said = {part: found.get(f"s2sr:{part}") for part in now}
     differ = [d for part in now for d in _differences(said[part], now[part])]
-    # Hashes differ with everything else, and tell people the least.
-    telling = [d for d in differ if not d.startswith(VAGUE)] or differ
-    if telling:
-        more = f"; and {len(telling) - 3} more" if len(telling) > 3 else ""
+    # Hashes differ with everything else, and say the least to people.
+    named = [d for d in differ if not d.startswith(VAGUE)] or differ
+    if named:
+        more = f"; and {len(named) - 3} more" if len(named) > 3 else ""
         raise ResumeMismatchError(
-            f"{where} was written by another job: {'; '.join(telling[:3])}{more}. "
+            f"{where} was written by another job: {'; '.join(named[:3])}{more}. "
             "Resume it with what it was begun with, remove it (to_zarr does with "
             'mode="w" instead of resume=True), or choose another path.',
             store=str(where),

@@ -102,7 +102,7 @@ def open_store(where: str | Store, *, read_only: bool = False) -> Store:
 
 
 def attributes(store: Store) -> dict[str, Any] | None:
-    """Return the attributes of the root of `store`, None if it is no Zarr v3 group."""
+    """Return the attributes of the root of `store`, None if it is not Zarr v3."""
     from zarr.core.buffer import default_buffer_prototype
     from zarr.core.sync import sync
 
@@ -144,7 +144,7 @@ def set_state(store: Store, state: str) -> None:
 
 
 def in_memory(where: str | Store) -> bool:
-    """Tell whether other processes cannot see the store."""
+    """Return whether other processes cannot see the store."""
     from zarr.storage import FsspecStore, MemoryStore
 
     if isinstance(where, FsspecStore):
@@ -187,7 +187,7 @@ def documents(store: Store, prefix: str) -> dict[str, Any]:
 
 
 def delete(store: Store, *keys: str) -> None:
-    """Remove objects; those that are not there are no error."""
+    """Remove objects; those that are not there are not an error."""
     import asyncio
 
     from zarr.core.sync import sync
@@ -200,7 +200,7 @@ def delete(store: Store, *keys: str) -> None:
 
 
 def sizes(store: Store) -> dict[str, int]:
-    """Return the bytes of every object, by its key: one listing where that tells."""
+    """Return the bytes of every object, by its key: one listing where that suffices."""
     import asyncio
 
     from zarr.core.sync import sync
@@ -268,7 +268,7 @@ def make_room(store: Store, mode: str) -> None:
         return
     found = attributes(store)
     if found is None or "s2sr:version" not in found:
-        what = "holds files that are no Zarr v3 store" if found is None else "exists"
+        what = "holds files that are not a Zarr v3 store" if found is None else "exists"
         raise StoreError(
             f"{store} {what} and was not made by s2sr_xr, so it is left alone, with "
             'mode="w" too. Remove it first, or choose another path.',

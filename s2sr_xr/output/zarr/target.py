@@ -22,7 +22,7 @@ import numpy as np
 
 from s2sr_xr.core.tiling import Box, Span
 from s2sr_xr.errors import ChunkError, StoreError
-from s2sr_xr.output.zarr.lease import hold
+from s2sr_xr.output.zarr.lock import hold
 from s2sr_xr.output.zarr.packing import Packing, encode, judge_clipped
 from s2sr_xr.output.zarr.records import (
     Index,
@@ -87,7 +87,7 @@ class Target:
     """Absolute path or URL, or a Zarr store."""
 
     key: str
-    """Drawn when the store was created; tells it from an earlier one at its place."""
+    """Drawn when the store was created; an earlier one at its place has another."""
 
     shape: Index
     """Times, rows and columns."""
@@ -108,7 +108,7 @@ class Target:
     """Whether variables are ``(time, y, x)``, not ``(y, x)``."""
 
     run: str = field(default_factory=lambda: uuid4().hex)
-    """Drawn for each run: one at a time holds the lease of a store."""
+    """Drawn for each run: one at a time holds the lock of a store."""
 
     pid: int | None = None
     """The only process that can write, for a store in its memory; None elsewhere."""
@@ -146,7 +146,7 @@ class Target:
         time = index[0] if self.timed else None
         return chunk_keys(variable, time, rows, cols, self.unit)
 
-    def lease(self) -> AbstractContextManager[None]:
+    def lock(self) -> AbstractContextManager[None]:
         """Hold the store for this run during the body; its workers need not ask.
 
         Raises
@@ -198,7 +198,7 @@ class Target:
 
         try:
             said = sync(store.get(record_key(index), default_buffer_prototype()))
-        except FileNotFoundError:  # of the directory: `write` tells what is wrong
+        except FileNotFoundError:  # of the directory: `write` says what is wrong
             return None
         record = None if said is None else parse_record(said.to_bytes())
         return record if record and not self.torn(record, sync(there())) else None
@@ -255,7 +255,7 @@ class Target:
             if attrs and attrs["state"] == "complete":
                 raise StoreError(
                     f"{self.store} is complete, so block {index} is not written. Take "
-                    "it up with resume_or_create, which tells what is missing.",
+                    "it up with resume_or_create, which says what is missing.",
                     store=str(self.store),
                 )
             delete(store, record_key(index), *self._shards(index))

@@ -14,7 +14,7 @@ from s2sr_xr.core import bands
 from s2sr_xr.core.version import library_version
 from s2sr_xr.errors import ChunkError, StoreError
 from s2sr_xr.output.zarr.attrs import clean, geotransform, geozarr, jsonable
-from s2sr_xr.output.zarr.lease import refuse_if_held
+from s2sr_xr.output.zarr.lock import refuse_if_held
 from s2sr_xr.output.zarr.packing import COUNTS, REFLECTANCE, Packing
 from s2sr_xr.output.zarr.storage import (
     attributes,
@@ -139,7 +139,7 @@ def begun(where: str | Store) -> StoreError:
     """Return the error of a store that two runs begin at once."""
     return StoreError(
         f"Another run begins {where} at this moment. Wait until it is done, or run "
-        "again with resume=True to go on from what it leaves.",
+        "again with resume=True to resume from what it leaves.",
         store=str(where),
     )
 
@@ -188,7 +188,7 @@ def restore(where: str | Store, attrs: Mapping[str, Any]) -> Target:
 
 
 def unknown(where: str | Store) -> StoreError:
-    """Return the error for a store that cannot be told from another job's."""
+    """Return the error for a store that may be of another job."""
     return StoreError(
         f"{where} was begun by an earlier version of s2sr_xr, which did not say what "
         'decides its pixels. Write it again from the start, with mode="w".',
@@ -262,7 +262,7 @@ def _check_not_itself(at: Store, name: object, template: xr.Dataset) -> None:
 
 
 def _timed(template: xr.Dataset) -> bool:
-    """Tell whether variables have a time axis; raise unless they agree."""
+    """Return whether variables have a time axis; raise unless they agree."""
     dims = {n: v.dims for n, v in template.data_vars.items()}
     kinds = set(dims.values())
     if kinds not in ({("time", "y", "x")}, {("y", "x")}):
@@ -284,7 +284,7 @@ def _whole(
     if min(block) < 1 or (unit and min(unit) < 1):
         raise ChunkError(
             f"Blocks and write units are positive, got {block}, {unit}: the Dataset is "
-            "empty, or block= is no size."
+            "empty, or block= is not a size."
         )
     if unit is None:
         # A block without a fair divisor, such as a prime, is one unit.

@@ -9,7 +9,7 @@ from zlib import crc32
 
 import numpy as np
 
-from s2sr_xr.output.zarr.lease import hold, refuse_if_held
+from s2sr_xr.output.zarr.lock import hold, refuse_if_held
 from s2sr_xr.output.zarr.records import read_records, record_key
 from s2sr_xr.output.zarr.storage import (
     delete,

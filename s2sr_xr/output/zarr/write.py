@@ -1,150 +1,182 @@
-"""The work that writes a result to a store, one task a block."""
+"""From pixels to a store, block by block: the one way, whoever drives it."""
 
 from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from dask._task_spec import List, Task, TaskRef
-from dask.base import tokenize
-from dask.delayed import Delayed
-from dask.highlevelgraph import HighLevelGraph
 
-from s2sr_xr.engine.block import turn
-from s2sr_xr.engine.dask_chunks import Chunked, Part
-from s2sr_xr.engine.dask_graph import Graph, call_of, run_block
+from s2sr_xr.engine.block import do_block, turn
+from s2sr_xr.errors import GridError
+from s2sr_xr.readers.fetch.source import source_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     import xarray as xr
     from numpy.typing import NDArray
 
     from s2sr_xr.core.tiling import Box
-    from s2sr_xr.engine.job import Blocks, Job
-    from s2sr_xr.output.zarr import Index, Record, Target
+    from s2sr_xr.engine.dask_chunks import Part
+    from s2sr_xr.engine.job import BlockTask, Job
+    from s2sr_xr.output.zarr.records import Index, Record
+    from s2sr_xr.output.zarr.target import Target
+    from s2sr_xr.readers.fetch.source_protocol import Source
 
-__all__ = ["write"]
+__all__ = [
+    "StoreWork",
+    "locked",
+    "sources_of",
+    "write_block",
+    "write_from_chunks",
+    "write_loaded",
+]
 
 
-def write(
-    ds: xr.Dataset,
+def write_block(
     target: Target,
-    blocks: Blocks,
-    times: int | None,
+    index: Index,
+    compute: Callable[[Box], Mapping[str, NDArray[Any]]],
     *,
-    todo: Collection[Index] | None = None,
-    leased: bool = False,
-) -> Delayed:
-    """Return the work that writes a lazy result, one task a block, and then finishes.
+    tasks: Sequence[BlockTask] = (),
+    lock: bool = False,
+) -> Record:
+    """Compute one block, write it, and record it.
 
-    Variables that our jobs make are computed by the task that writes them; others are
-    cut from their chunks. `todo` names the blocks to write, None all of them. Each
-    block holds the store's lease by itself, unless it is `leased` by whoever computes.
+    Parameters
+    ----------
+    target
+        The store.
+    index
+        Time, block row, block column.
+    compute
+        Returns every variable of a block, by its rows and columns.
+    tasks
+        The networks that `compute` runs: where they feed a GPU, the block waits until
+        it fits in memory.
+    lock
+        Whether the block takes the store's lock itself; else whoever drives holds it.
+
+    Raises
+    ------
+    ReadError, StoreError
+        A pixel could not be read, or the block not written.
+    RadiometryError, ModelError
+        The pixels cannot be reflectance, or the network cannot run.
     """
-    jobs, made = _jobs(ds, blocks, times)
-    graphs = [Graph(job) for job in jobs]
-    steps = 1 if times is None else times
-    others = {
-        str(n): Chunked(str(n), v.variable.chunk().data, 1, 1.0)
-        for n, v in ds.data_vars.items()
-        if n not in made
-    }
-    token = tokenize(
-        [g.token for g in graphs], {n: c.array.name for n, c in others.items()}, target
-    )
-    name = f"s2sr-write-{token}"
-    tasks: dict[Any, Any] = {}
-    for t, (i, j, box) in product(range(steps), blocks):
-        if todo is not None and (t, i, j) not in todo:
-            continue
-        runs = []
-        for graph in graphs:
-            args, strips = graph.inputs(t, box, graph.job.task, "write")
-            runs.append(List(*args))
-            tasks |= strips
-        parts = [p for c in others.values() for p in c.parts(t, box)]
-        chunks = List(*(TaskRef(p.key) for p in parts))
-        key = (name, t, i, j)
-        place = _Place(target, (t, i, j), box, leased=leased)
-        tasks[key] = Task(key, _write_block, place, made, List(*runs), parts, chunks)
-    end = f"s2sr-finish-{token}"
-    tasks[end] = Task(
-        end, _finish, target, leased, List(*map(TaskRef, _blocks_of(tasks, name)))
-    )
-    sources = [c.array for g in graphs for c in g.chunked.values()]
-    sources += [c.array for c in others.values()]
-    hlg = HighLevelGraph.from_collections(end, tasks, sources)
-    return Delayed(end, hlg, layer=end)
+    box = target.box(index)
+    with locked(target, lock=lock), turn(tasks, box):
+        return target.write(index, compute(box))
 
 
-def _jobs(
-    ds: xr.Dataset, blocks: Blocks, times: int | None
-) -> tuple[list[Job], dict[str, tuple[int, str]]]:
-    """Return the calls behind a result, each once, and which makes which variable."""
-    calls: dict[str, Job] = {}
-    found: dict[str, tuple[str, str]] = {}
-    for name, array in ds.data_vars.items():
-        call, variable = (array.chunks and call_of(array.data)) or (None, "")
-        if call is not None and (call.job.blocks, call.job.times) == (blocks, times):
-            calls[call.token] = call.job
-            found[str(name)] = (call.token, variable)
-    wanted = {t: {v for token, v in found.values() if token == t} for t in calls}
-    jobs = [job.only(wanted[token]) for token, job in calls.items()]
-    index = {token: n for n, token in enumerate(calls)}
-    return jobs, {name: (index[token], v) for name, (token, v) in found.items()}
+def locked(target: Target, *, lock: bool) -> AbstractContextManager[None]:
+    """Hold the lock of a store during the body, if asked to."""
+    return target.lock() if lock else nullcontext()
 
 
-def _blocks_of(tasks: Mapping[Any, Any], name: str) -> list[Any]:
-    return [key for key in tasks if key[0] == name]
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where one block goes."""
-
-    target: Target
-    """The store."""
-
-    index: Index
-    """Time, block row, block column."""
-
-    box: Box
-    """Its pixels."""
-
-    leased: bool
-    """Whether whoever computes holds the store's lease."""
-
-
-def _lease(target: Target, *, leased: bool) -> AbstractContextManager[None]:
-    return nullcontext() if leased else target.lease()
-
-
-def _write_block(
-    place: _Place,
+def write_from_chunks(
+    target: Target,
+    index: Index,
+    lock: bool,  # noqa: FBT001 - Dask passes by position
     made: Mapping[str, tuple[int, str]],
     runs: Sequence[Sequence[Any]],
     parts: Sequence[Part],
     chunks: Sequence[NDArray[Any]],
 ) -> Record:
-    tasks = [task for task, *_ in runs]
-    with _lease(place.target, leased=place.leased), turn(tasks, place.box):
-        results = [run_block(*args) for args in runs]
-        values = {name: results[n][variable] for name, (n, variable) in made.items()}
+    """Write a block inside a Dask task.
+
+    `made` says which of `runs` makes a variable, and what it is called there; a run is
+    a function, a `BlockTask`, and more that the function takes. Other variables are cut
+    as `parts` from `chunks`.
+    """
+
+    def compute(box: Box) -> dict[str, NDArray[Any]]:
+        values: dict[str, NDArray[Any]] = {}
+        for n, (run, *args) in enumerate(runs):
+            own = run(*args)
+            values |= {name: own[v] for name, (of, v) in made.items() if of == n}
         for part, chunk in zip(parts, chunks, strict=True):
             cut = part.cut(chunk)
             if part.band not in values:
-                values[part.band] = np.empty(place.box.shape, cut.dtype)
-            whole = values[part.band]
-            whole[part.window.slices_in(place.box)] = cut
-        return place.target.write(place.index, values)
+                values[part.band] = np.empty(box.shape, cut.dtype)
+            values[part.band][part.window.slices_in(box)] = cut
+        return values
+
+    tasks = [task for _, task, *_ in runs]
+    return write_block(target, index, compute, tasks=tasks, lock=lock)
 
 
-def _finish(target: Target, leased: bool, records: Sequence[Record]) -> int:  # noqa: FBT001 - Dask passes by position
-    with _lease(target, leased=leased):
+def write_loaded(
+    ds: xr.Dataset, target: Target, todo: Iterable[Index], *, lock: bool = False
+) -> None:
+    """Write the blocks `todo` of a result without Dask, and finish the store."""
+    with locked(target, lock=lock):
+        for index in todo:
+            lead = (index[0],) if target.timed else ()
+
+            def cut(box: Box, lead: tuple[int, ...] = lead) -> dict[str, NDArray[Any]]:
+                # Through the variable: a lazily indexed one reads this block only.
+                where = (*lead, *box.slices)
+                parts = {str(n): v.variable[where] for n, v in ds.data_vars.items()}
+                return {name: part.to_numpy() for name, part in parts.items()}
+
+            write_block(target, index, cut)
         target.finish()
-    return len(records)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class StoreWork:
+    """What the blocks of one store have in common: plain facts, some kilobytes."""
+
+    item: str
+    """Whose it is."""
+
+    task: BlockTask
+    """What each block computes."""
+
+    pixels: Mapping[str, Source]
+    """Where the pixels of each band are read."""
+
+    target: Target
+    """Where blocks go."""
+
+    def __repr__(self) -> str:
+        # Dask logs the arguments of failed tasks, and hrefs may be signed.
+        return f"StoreWork({self.item})"
+
+    def do(self, index: Index) -> Record:
+        """Write one block, unless that has been done; return its record."""
+        # A scheduler runs a block again when its worker dies before the answer came.
+        record = self.target.written(index)
+        if record is not None:
+            return record
+
+        def compute(box: Box) -> dict[str, NDArray[Any]]:
+            return do_block(self.task, box, index[0], self.pixels)
+
+        return write_block(self.target, index, compute, tasks=[self.task])
+
+
+def sources_of(job: Job) -> dict[str, Source]:
+    """Return where each band of a job is read: blocks read their own windows.
+
+    Raises
+    ------
+    GridError
+        A band is not as one of our readers gives it.
+    """
+    found: dict[str, Any] = {
+        band: source_of(plane.variable.data) if plane.repeat == 1 else None
+        for band, plane in job.planes.items()
+    }
+    for band, source in found.items():
+        if source is None:
+            raise GridError(
+                f"{band} is not as a reader of this library gives it, so that a block "
+                "cannot read its own window. Use obj.s2sr.to_zarr.",
+                band=band,
+            )
+    return found

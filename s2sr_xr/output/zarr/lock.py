@@ -4,9 +4,9 @@ A run says that it is there, ``_s2sr/lease/<run>-<...>.json``, looks for others 
 there are none, says that it stays. Two that start at once see each other, and one gives
 way, whichever store it is: nothing but whole objects and listings is asked of it, no
 lock of the file system and no clock shared to the second. Workers of a run write under
-its lease.
+its lock.
 
-The lease saves work and confusion, not pixels: runs that resume one store have equal
+The lock saves work and confusion, not pixels: runs that resume one store have equal
 tokens and write equal bytes.
 """
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["hold", "refuse_if_held"]
 
-LEASES = f"{RECORDS}/lease"
+LOCKS = f"{RECORDS}/lease"
 
 BEAT = 20.0
 """Seconds between two signs of life."""
@@ -46,7 +46,7 @@ PATIENCE = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lease:
+class Lock:
     """Who writes a store."""
 
     run: str
@@ -101,20 +101,21 @@ def _runs(pid: int, started: float) -> bool:
 
 
 class _Held:
-    """A lease of this process, kept alive by a thread until it is given back."""
+    """A lock of this process, kept alive by a thread until it is given back."""
 
-    def __init__(self, store: Store, run: str) -> None:
+    def __init__(self, store: Store, run: str, patience: float, beat: float) -> None:
         self.store, self.run, self.holders = store, run, 0
-        self.key = f"{LEASES}/{run}-{uuid4().hex}.json"
-        self.lock, self.over = threading.Lock(), threading.Event()
+        self.patience, self.beat = patience, beat
+        self.key = f"{LOCKS}/{run}-{uuid4().hex}.json"
+        self.taking, self.over = threading.Lock(), threading.Event()
         self.thread: threading.Thread | None = None
 
     def take(self) -> None:
         """Say that this run is there, unless another is; once, for all threads."""
-        with self.lock, storing("take the lease of", self.store):
+        with self.taking, storing("take the lock of", self.store):
             if self.thread is not None:
                 return
-            refuse_if_held(self.store, self.run)
+            refuse_if_held(self.store, self.run, patience=self.patience)
             try:
                 self._say(settled=False)
                 _settle(self.store, self.run)
@@ -135,7 +136,7 @@ class _Held:
     def _say(self, *, settled: bool = True) -> None:
         import psutil
 
-        lease = Lease(
+        lock = Lock(
             run=self.run,
             machine=_machine(),
             pid=os.getpid(),
@@ -143,10 +144,10 @@ class _Held:
             beat=time.time(),
             settled=settled,
         )
-        put_json(self.store, self.key, asdict(lease))
+        put_json(self.store, self.key, asdict(lock))
 
     def _remove(self) -> None:
-        # What happened in the body matters more; a lease of ours that cannot be
+        # What happened in the body matters more; a lock of ours that cannot be
         # removed is known to be over by `_HELD`, or by the end of this process.
         with suppress(OSError):
             delete(self.store, self.key)
@@ -154,8 +155,8 @@ class _Held:
     def _beat(self) -> None:
         from zarr.core.sync import sync
 
-        while not self.over.wait(BEAT):
-            # A full disk or a lost connection is told by the next block, not here.
+        while not self.over.wait(self.beat):
+            # A full disk or a lost connection is reported by the next block, not here.
             with suppress(OSError):
                 if not sync(self.store.exists(self.key)):
                     return  # the store was removed; it shall not come back by this
@@ -167,16 +168,18 @@ _LOCK = threading.Lock()
 
 
 @contextmanager
-def hold(store: Store, run: str) -> Iterator[None]:
-    """Hold the lease of `store` for `run` during the body; threads of a run share it.
+def hold(
+    store: Store, run: str, *, patience: float = PATIENCE, beat: float = BEAT
+) -> Iterator[None]:
+    """Hold the lock of `store` for `run` during the body; threads of a run share it.
 
     Raises
     ------
     StoreError
-        Another run writes the store, or the lease cannot be written.
+        Another run writes the store, or the lock cannot be written.
     """
     with _LOCK:
-        held = _HELD.setdefault(run, _Held(store, run))
+        held = _HELD.setdefault(run, _Held(store, run, patience, beat))
         held.holders += 1
     try:
         held.take()
@@ -191,12 +194,12 @@ def hold(store: Store, run: str) -> Iterator[None]:
             held.give_back()
 
 
-def refuse_if_held(store: Store, run: str = "") -> None:
+def refuse_if_held(store: Store, run: str = "", *, patience: float = PATIENCE) -> None:
     """Raise if another run than `run` writes the store, and does not end at once.
 
     Threads of a Dask computation that failed go on for a moment.
     """
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + patience
     while others := _others(store, run):
         if time.monotonic() > until:
             raise _busy(store, others[0])
@@ -215,30 +218,30 @@ def _settle(store: Store, run: str) -> None:
         time.sleep(0.1)
 
 
-def _others(store: Store, run: str) -> list[Lease]:
-    """Return the live leases of other runs; remove those of dead ones."""
+def _others(store: Store, run: str) -> list[Lock]:
+    """Return the live locks of other runs; remove those of dead ones."""
     live = []
-    for name, said in documents(store, LEASES).items():
+    for name, said in documents(store, LOCKS).items():
         try:
-            lease = Lease(**said)
+            lock = Lock(**said)
         except TypeError:  # of another version, or damaged
-            lease = None
-        if lease is not None and lease.run == run:
+            lock = None
+        if lock is not None and lock.run == run:
             continue
-        if lease is not None and lease.is_live:
-            live.append(lease)
+        if lock is not None and lock.is_live:
+            live.append(lock)
         elif not store.read_only:
-            delete(store, f"{LEASES}/{name}")
+            delete(store, f"{LOCKS}/{name}")
     return live
 
 
-def _busy(store: Store, lease: Lease) -> StoreError:
-    host = lease.machine.split()[0]
-    here = lease.machine == _machine()
+def _busy(store: Store, lock: Lock) -> StoreError:
+    host = lock.machine.split()[0]
+    here = lock.machine == _machine()
     wait = "" if here else f" If it was killed, wait {SILENCE:.0f} s."
     return StoreError(
-        f"{store} is being written by another run: process {lease.pid} on {host}, last "
-        f"seen {max(time.time() - lease.beat, 0):.0f} s ago. Let it finish, or stop it "
+        f"{store} is being written by another run: process {lock.pid} on {host}, last "
+        f"seen {max(time.time() - lock.beat, 0):.0f} s ago. Let it finish, or stop it "
         f"and run again with resume=True.{wait}",
         store=str(store),
     )
