@@ -34,7 +34,7 @@ from s2sr_xr.models.networks.layers import centre
 from s2sr_xr.train.data.evoland_batches import TEN
 from s2sr_xr.train.data.pairs import Pair, reduced_pair, true_pair
 from s2sr_xr.train.data.scenes import simulated_scene
-from s2sr_xr.train.recipes.finetune_tasks import makes_ten
+from s2sr_xr.train.finetune_tasks import makes_ten
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -32,7 +32,7 @@ from s2sr_xr.train.data.patches import Rules, Sampler
 from s2sr_xr.train.data.scenes import source
 from s2sr_xr.train.loop import fit
 from s2sr_xr.train.plan import Plan
-from s2sr_xr.train.recipes.evoland import Restoration
+from s2sr_xr.train.recipes.restoration import Restoration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

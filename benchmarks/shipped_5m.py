@@ -56,7 +56,7 @@ from s2sr_xr.train.data.scenes import Source, simulated_scene, source
 from s2sr_xr.train.loop import fit
 from s2sr_xr.train.optim import Muon
 from s2sr_xr.train.plan import Plan
-from s2sr_xr.train.recipes.evoland import Restoration
+from s2sr_xr.train.recipes.restoration import Restoration
 
 if TYPE_CHECKING:
     import xarray as xr

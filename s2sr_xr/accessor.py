@@ -100,7 +100,7 @@ class Accessor(Generic[Obj]):
         out: str | os.PathLike[str] | None = None,
     ) -> Path:
         """Return a model's weights after learning here; see `s2sr_xr.finetune`."""
-        from s2sr_xr.train.recipes.finetune import finetune
+        from s2sr_xr.train.finetune import finetune
 
         return finetune(self._obj, model, steps=steps, seed=seed, lr=lr, out=out)
 

@@ -16,7 +16,7 @@ from s2sr_xr.models.header import read_header
 from s2sr_xr.models.published import published
 from s2sr_xr.train.data.pairs import reduced_pair, reduced_pairs
 from s2sr_xr.train.data.scenes import source
-from s2sr_xr.train.recipes.finetune_tasks import makes_ten, parted, ten_parted
+from s2sr_xr.train.finetune_tasks import makes_ten, parted, ten_parted
 
 
 @pytest.fixture(scope="module")
