@@ -23,9 +23,8 @@ import numpy as np
 import torch
 import xarray as xr
 from common import table, tell
-from quality import loaded, whole_scenes
-from shipped import LEFT_OUT, place, title, with_margin
-from shipped_5m import errors, from_twice, made_of, stacks
+from real_scenes import LEFT_OUT, loaded, place, title, whole_scenes
+from scores_5m import errors, from_twice, made_of, stacks, with_margin
 
 import s2sr_xr
 from s2sr_xr.core.filters import reduce_scale
