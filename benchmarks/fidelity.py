@@ -35,7 +35,7 @@ from s2sr_xr.core.bands import BANDS
 from s2sr_xr.evaluate import fidelity, metrics, reduced_resolution
 from s2sr_xr.evaluate.degraded_scene import one_scale_below
 from s2sr_xr.evaluate.fidelity.measure import images_of
-from s2sr_xr.simulate.truth import finer_truth
+from s2sr_xr.simulate import finer_truth
 
 if TYPE_CHECKING:
     import xarray as xr

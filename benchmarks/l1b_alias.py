@@ -29,7 +29,7 @@ import s2sr_xr
 from s2sr_xr.core.filters import gaussian_blur
 from s2sr_xr.evaluate.metrics import psnr
 from s2sr_xr.models.networks.rec import REC
-from s2sr_xr.simulate.degrade import OPTICS, sampled_in
+from s2sr_xr.simulate import OPTICS, sampled_in
 from s2sr_xr.train import Plan, fit
 from s2sr_xr.train.data.l1b_simulation import (
     BANDS,
