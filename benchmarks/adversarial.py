@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from common import known, table, tell
-from shipped_5m import (
+from scores_5m import (
     FINE,
     NAME,
     SPEC,
@@ -31,16 +31,15 @@ from shipped_5m import (
 )
 
 import s2sr_xr
-from s2sr_xr.train.data.scenes import source
-from s2sr_xr.train.plan import Plan
-from s2sr_xr.train.recipes.evoland import high_pass
-from s2sr_xr.train.recipes.evoland_gan import Adversarial
-from s2sr_xr.train.recipes.five_metres import (
+from s2sr_xr.train import Plan, source
+from s2sr_xr.train.five_metres import Scenes
+from s2sr_xr.train.losses import high_pass
+from s2sr_xr.train.recipes.evoland_gan import (
+    Adversarial,
     Choice,
     Gan,
-    Scenes,
-    begun,
     judge_of,
+    network,
     train,
 )
 
@@ -72,7 +71,7 @@ def recipe_of(args: argparse.Namespace, weight: float) -> Gan:
 def trained(recipe: Gan, scenes: Scenes) -> State:
     """Return the weights of the generator after the last step."""
     _, build = known()[NAME]
-    for step in train(recipe, begun(build, recipe), scenes):
+    for step in train(recipe, network(recipe, build), scenes):
         last = step.network
     return {k: v.clone() for k, v in last.state_dict().items()}
 

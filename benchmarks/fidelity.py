@@ -5,8 +5,7 @@
 `upsample()` and `superresolve()` as they are installed, each with and without
 ``consistent=True``, on two simulated scenes, whose truth is known at 10 m and at 5 m,
 and on a scene of each real place that no shipped weights have seen (`--real` is a
-folder as in `quality.py`; `shipped.LEFT_OUT`). One JSON line for each scene and run,
-and a table:
+folder as in `real_scenes.py`). One JSON line for each scene and run, and a table:
 
 * what `s2sr_xr.evaluate.fidelity.measure` says, band by band, before and after;
 * *noise gain*: white noise of 10 counts is added to every native band, and the spread
@@ -28,15 +27,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from quality import FLAT, Real, cropped, loaded, whole_scenes
-from shipped import LEFT_OUT, place
+from quality import FLAT
+from real_scenes import LEFT_OUT, Real, cropped, loaded, place, whole_scenes
 
 import s2sr_xr
 from s2sr_xr.core.bands import BANDS
 from s2sr_xr.evaluate import fidelity, metrics, reduced_resolution
 from s2sr_xr.evaluate.degraded_scene import one_scale_below
 from s2sr_xr.evaluate.fidelity.measure import images_of
-from s2sr_xr.simulate.truth import finer_truth
+from s2sr_xr.simulate import finer_truth
 
 if TYPE_CHECKING:
     import xarray as xr

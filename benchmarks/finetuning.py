@@ -23,9 +23,8 @@ import numpy as np
 import torch
 import xarray as xr
 from common import table, tell
-from quality import loaded, whole_scenes
-from shipped import LEFT_OUT, place, title, with_margin
-from shipped_5m import errors, from_twice, made_of, stacks
+from real_scenes import LEFT_OUT, loaded, place, title, whole_scenes
+from scores_5m import errors, from_twice, made_of, stacks, with_margin
 
 import s2sr_xr
 from s2sr_xr.core.filters import reduce_scale
@@ -34,7 +33,7 @@ from s2sr_xr.models.networks.layers import centre
 from s2sr_xr.train.data.evoland_batches import TEN
 from s2sr_xr.train.data.pairs import Pair, reduced_pair, true_pair
 from s2sr_xr.train.data.scenes import simulated_scene
-from s2sr_xr.train.recipes.finetune_tasks import makes_ten
+from s2sr_xr.train.finetune_tasks import makes_ten
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,9 +1,7 @@
 """Say how good a model is on real pixels: pictures to look at, and scores.
 
-`--real` is a folder with ``l1c_native/*.npz`` and ``l2a_native/*.npz``: native counts
-``im10``, ``im20``, ``im60`` (y, x, band) from one corner, the names ``bands10`` ... of
-their bands, and ``meta``, a JSON text with ``level`` and ``dn_offset``. Every scene
-becomes a local STAC item and takes the road that users take: `open_stac`, `upsample`.
+`--real` is a folder as in `real_scenes.py`. Every scene becomes a local STAC item, and
+is opened and upsampled as users do it (`open_stac`, `upsample`).
 
 At full scale nobody knows the truth: a picture a scene, to look at. At reduced scale
 the truth is the recorded pixels, as in `evaluate.reduced_resolution`: a 40 m (360 m)
@@ -19,117 +17,45 @@ the mean over its scenes. Scenes that bicubic gets right to 10 DN (calm sea) are
 but not in the mean: their figure compares noise.
 
 With `--tables` nothing is drawn, only places left out of training are judged
-(`shipped.LEFT_OUT`), ATPRK and SupReME of `classical.py` run too, and the tables are
-those of the DSen2 paper on these scenes: 3 and 4 for 20 m bands, 5 for 60 m ones.
+(`real_scenes.LEFT_OUT`), ATPRK and SupReME of `classical.py` run too, and the tables
+are those of the DSen2 paper on these scenes: 3 and 4 for 20 m bands, 5 for 60 m ones.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime as dt
 import json
 import tempfile
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from real_scenes import (
+    LEFT_OUT,
+    Real,
+    cropped,
+    natives,
+    opened,
+    place,
+    scenes_in,
+    whole_scenes,
+)
 
 import s2sr_xr
 from s2sr_xr import evaluate
 from s2sr_xr.core.bands import BANDS
 from s2sr_xr.evaluate.degraded_scene import one_scale_below
 from s2sr_xr.evaluate.reduced_resolution import INTERPOLATIONS, attempt, compare_trial
-from s2sr_xr.simulate import write_item
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import xarray as xr
 
     from s2sr_xr.evaluate.degraded_scene import Trial
 
-CORNER, EPSG = (600_000, 8_200_000), 32722  # a tile of the south: y % 60 is 40
 SCALES = {20: 2, 60: 6}  # degraded by so much, bands of so many metres find their truth
 FLAT = 10  # DN: where bicubic is as near as this, noise is all there is to compare
-
-
-@dataclass(frozen=True, kw_only=True)
-class Real:
-    """Native counts of one scene."""
-
-    name: str
-    level: str
-    offset: int
-    counts: dict[str, np.ndarray]
-
-
-def read(path: Path) -> Real:
-    """Return the scene in a file."""
-    with np.load(path) as file:
-        meta = json.loads(str(file["meta"]))
-        counts = {
-            str(name): np.ascontiguousarray(file[f"im{metres}"][..., k])
-            for metres in (10, 20, 60)
-            if f"im{metres}" in file
-            for k, name in enumerate(file[f"bands{metres}"])
-        }
-    return Real(
-        name=path.stem,
-        level=meta["level"].split()[0],
-        offset=-int(meta["dn_offset"]),
-        counts=counts,
-    )
-
-
-def natives(scene: Real) -> set[int]:
-    """Return the sizes of pixels that a scene has, in metres."""
-    return {BANDS[name].native for name in scene.counts}
-
-
-def cropped(counts: dict[str, np.ndarray], cell: int) -> dict[str, np.ndarray]:
-    """Return the whole cells of `cell` metres, from the upper left."""
-    sides = [[n * BANDS[b].native // cell for n in c.shape] for b, c in counts.items()]
-    rows, cols = np.min(sides, axis=0)
-    return {
-        b: c[: rows * cell // BANDS[b].native, : cols * cell // BANDS[b].native]
-        for b, c in counts.items()
-    }
-
-
-def opened(scene: Real, counts: dict[str, np.ndarray], folder: Path) -> xr.DataTree:
-    """Return counts as a user gets them: written as a local STAC item, and opened."""
-    item = write_item(
-        folder,
-        scene.name,
-        counts,
-        corner=CORNER,
-        epsg=EPSG,
-        datetime=dt.datetime(2020, 1, 1, tzinfo=dt.UTC),
-        level=scene.level,
-        baseline="05.11" if scene.offset else "02.09",
-        offset=scene.offset,
-    )
-    return s2sr_xr.open_stac(item)
-
-
-def scenes_in(folder: Path) -> Iterator[Real]:
-    """Yield the scenes of a folder."""
-    yield from map(read, sorted(folder.glob("l?[ac]_native/*.npz")))
-
-
-def whole_scenes(folder: Path) -> Iterator[Real]:
-    """Yield those that have all bands, in whole cells of 60 m."""
-    for scene in scenes_in(folder):
-        if natives(scene) == {10, 20, 60} and "partial" not in scene.name:
-            yield replace(scene, counts=cropped(scene.counts, 60))
-
-
-def loaded(scene: Real) -> xr.DataTree:
-    """Return a scene as users open it, read."""
-    with tempfile.TemporaryDirectory() as scratch:
-        return opened(scene, scene.counts, Path(scratch)).load()
 
 
 def at_reduced_scale(
@@ -213,8 +139,6 @@ def scored(
 
 def left_out(scene: Real) -> list[int]:
     """Return the native pixels whose weights never saw the place of a scene."""
-    from shipped import LEFT_OUT, place
-
     return [m for m in SCALES if place(scene.name) in LEFT_OUT[f"{m}m"]]
 
 

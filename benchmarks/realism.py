@@ -35,6 +35,8 @@ def real_scenes(folder: Path, level: str) -> dict[str, dict[str, np.ndarray]]:
     scenes = {}
     for file in sorted(folder.rglob("*.npz")):
         with np.load(file) as z:
+            if "meta" not in z.files:
+                continue
             meta = json.loads(str(z["meta"]))
             if not meta.get("level", "").startswith(level):
                 continue

@@ -25,14 +25,11 @@ from typing import TYPE_CHECKING
 
 import torch
 import xarray as xr
-from shipped_5m import SPEC, fresh
+from scores_5m import SPEC, fresh
 
 import s2sr_xr
-from s2sr_xr.train.data.patches import Rules, Sampler
-from s2sr_xr.train.data.scenes import source
-from s2sr_xr.train.loop import fit
-from s2sr_xr.train.plan import Plan
-from s2sr_xr.train.recipes.evoland import Restoration
+from s2sr_xr.train import Plan, Rules, Sampler, fit, source
+from s2sr_xr.train.recipes.restoration import Restoration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -23,7 +23,7 @@ import xarray as xr
 
 import s2sr_xr
 from s2sr_xr.core.bands import BANDS
-from s2sr_xr.simulate.country import SPECTRA, landscape
+from s2sr_xr.simulate import SPECTRA, landscape
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

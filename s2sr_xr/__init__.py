@@ -44,7 +44,7 @@ from s2sr_xr.readers.safe.open import open_safe
 from s2sr_xr.readers.stac.open import open_stac, open_stac_tiles
 from s2sr_xr.readers.theia.open import open_theia
 from s2sr_xr.simulate import open_truth, simulate_scene
-from s2sr_xr.train.recipes.finetune import finetune
+from s2sr_xr.train.finetune import finetune
 
 __version__ = library_version()
 

@@ -13,7 +13,7 @@ from s2sr_xr.engine.plan import plan
 from s2sr_xr.output.cog import to_cog
 from s2sr_xr.output.to_zarr import to_zarr
 from s2sr_xr.readers.crop import window
-from s2sr_xr.train.recipes.finetune import finetune
+from s2sr_xr.train.finetune import finetune
 
 if TYPE_CHECKING:
     from collections.abc import Callable

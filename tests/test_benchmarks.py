@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+import s2sr_xr
+
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 FACTS = {"benchmark", "commit", "date", "machine", "cores", "versions"}
 ALONE = ["--threads", "1"]
@@ -133,8 +135,7 @@ def test_finetuning_judges_what_it_has_not_seen(model):
 
 def test_bands_that_a_scene_lacks_follow_from_other_scenes(monkeypatch):
     monkeypatch.syspath_prepend(FOLDER)
-    from quality import Real
-    from shipped import TEN, TWENTY, completed, reflectance
+    from real_scenes import TEN, TWENTY, Real, completed, reflectance
 
     rng = np.random.default_rng(0)
     lack = ["B06", "B12"]
@@ -162,6 +163,44 @@ def test_bands_that_a_scene_lacks_follow_from_other_scenes(monkeypatch):
         assert abs(counts - whole.counts[band]).max() <= (1 if band in lack else 0)
 
 
+@pytest.mark.parametrize("recipe", sorted((FOLDER / "recipes").glob("*.toml")))
+def test_a_recipe_says_what_the_card_of_the_shipped_weights_says(recipe, monkeypatch):
+    """A stage's settings, and every name in it is one that its maker knows."""
+    monkeypatch.syspath_prepend(FOLDER)
+    from make_weights import maker_of, read_recipe
+
+    read = read_recipe(recipe.stem)
+    maker = maker_of(read, FOLDER)
+    weights = Path(s2sr_xr.__file__).parent / "models/weights"
+    card = json.loads((weights / f"{recipe.stem}.json").read_text())["recipe"]
+    cards = card.get("stages") or list(firsts(card))[::-1]
+    assert len(read["stages"]) == len(cards)
+    assert read.get("note") == card.get("note")
+    for stage, theirs in zip(read["stages"], cards, strict=True):
+        assert set(stage) <= maker.names
+        known = theirs | theirs.get("plan", {})
+        said = {k: known.get(k, stage[k]) for k in stage}
+        if "taught" in stage:
+            how = stage["taught"]
+            assert theirs["taught"] == how["batches"] * 16
+            assert theirs["share"] == how["share"]
+            said["taught"] = how
+        if "sensor" in stage:
+            said["sensor"] = {k: said["sensor"][k] for k in stage["sensor"]}
+        if isinstance(said.get("optimiser"), str):
+            said["optimiser"] = said["optimiser"].lower()
+        assert said == stage
+
+
+def firsts(recipe):
+    """Yield a recipe of a card, and those that it began with."""
+    while recipe:
+        yield recipe
+        recipe = recipe["first"] and recipe["first"]["recipe"] | {
+            "first": recipe["first"]["first"]
+        }
+
+
 def test_adversarial_tells_what_it_brings_beside_its_control():
     options = ["--steps", 3, "--batch", 1, "--weights", 10, "--size", 180]
     _, rows = told("adversarial", *options, "--patches", 1, "--natural", 48)
@@ -172,7 +211,7 @@ def test_adversarial_tells_what_it_brings_beside_its_control():
 
 def test_what_is_like_ice_shows_other_ground_in_the_dark_bands(monkeypatch):
     monkeypatch.syspath_prepend(FOLDER)
-    from shipped_5m import iced
+    from weights_5m import iced
 
     rng = np.random.default_rng(0)
     ten = torch.rand(3, 4, 8, 8) * 0.2 + 0.1

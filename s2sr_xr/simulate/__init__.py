@@ -1,120 +1,61 @@
-"""Scenes that never were: a small Sentinel-2 world with its truth, as a STAC item.
+"""Simulated scenes: a small Sentinel-2 world with its reference, as a STAC item.
 
 `simulate_scene` writes what a catalogue would hold: one cloud-optimised GeoTIFF a band
-on the native grid of that band, and an item that says what the counts mean. Beside it
-lies what no satellite gives: every band at 10 m, without noise.
+on the native grid of that band, and an item that says what the counts mean. With it
+comes what no satellite gives: every band at 10 m, without noise (`open_truth`), or at
+5 m (`finer_truth`).
 
-The sensor is the one of `bands`. A band's MTF at the Nyquist frequency of its pixel is
-that of the whole instrument: pixel aperture times a Gaussian for the optics. So the
-Gaussian is narrower than one that has all of the MTF, and the aperture counts once.
+The sensor is the one of `s2sr_xr.core.bands`. A band's MTF at the Nyquist frequency of
+its pixel is that of the whole instrument: pixel aperture times a Gaussian for the
+optics. So the Gaussian is narrower than one that has all of the MTF, and the aperture
+counts once.
+
+`psf_downscale`, `add_noise`, `shift_bands` and `sampled_in` degrade images of torch;
+torch is loaded when one of them is used.
 """
 
 from __future__ import annotations
 
-import datetime as dt
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from s2sr_xr.core.bands import BANDS
-from s2sr_xr.errors import GridError, RadiometryError
-from s2sr_xr.simulate.country import landscape
+from s2sr_xr.simulate.country import SPECTRA, Landscape, landscape
 from s2sr_xr.simulate.item import write_item
-from s2sr_xr.simulate.observation import (
-    CORNER,
-    EPSG,
-    MARGIN,
-    TILE,
-    observe,
-    record,
-    surface,
-    top_of_atmosphere,
-)
-from s2sr_xr.simulate.texture import PITCH
-from s2sr_xr.simulate.truth import add_truth, finer_truth, open_truth
+from s2sr_xr.simulate.scene import simulate_scene
+from s2sr_xr.simulate.truth import finer_truth, open_truth
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    import pystac
-
-    from s2sr_xr.simulate.item import Level
-
-__all__ = ["finer_truth", "open_truth", "simulate_scene", "write_item"]
-
-
-_FIRST_PASS = dt.datetime(2025, 1, 4, 13, 32, 31, tzinfo=dt.UTC)
-
-
-def simulate_scene(
-    path: str | Path, *, size: int = 1098, seed: int = 0, level: Level = "L1C"
-) -> pystac.Item:
-    """Write a small Sentinel-2 scene with its truth, and return its STAC item.
-
-    Fields, woods, hills with snow, a river, lakes, a town, villages, roads, clouds and
-    their shadows; a slanted swath edge leaves the lower right corner without data.
-    Pixels are the same for the same `size`, `seed` and `level`.
-
-    Parameters
-    ----------
-    path
-        Directory of a catalogue; made if missing. The scene goes to
-        ``<path>/<item id>/``: ``B02.tif`` ... , ``truth.tif``, ``<item id>.json``.
-    size
-        Side of the scene in 10 m pixels: a multiple of 6, at least 60. 1098 (a tenth of
-        a tile) takes about 10 s and 1 GiB; both grow with the area.
-    seed
-        Which scene, 0 or more.
-    level
-        ``"L1C"``: top of the atmosphere, 13 bands. ``"L2A"``: surface, without B10.
-
-    Returns
-    -------
-    pystac.Item
-        One asset a band, keyed by ESA's identifier: uint16 counts on the native grid,
-        reflectance = counts * 1e-4 - 0.1 (baseline 05.11), 0 for no data, every other
-        code 1..65535. The asset ``"truth"`` is for `open_truth`.
-
-    Raises
-    ------
-    GridError
-        `size` does not make whole 60 m cells, or is too small; `seed` is below 0.
-    RadiometryError
-        `level` is neither of the two.
-    """
-    if size < 60 or size % 6:
-        below = max(size // 6 * 6, 60)
-        near = f"{below} or {below + 6}" if size > 60 else "60"
-        raise GridError(
-            f"size={size}: the side of a scene is a multiple of 6 ten-metre pixels, "
-            f"60 at least. The nearest is {near}."
-        )
-    if seed < 0:
-        raise GridError(f"seed={seed}: the seed of a scene is 0 or more.")
-    if level not in ("L1C", "L2A"):
-        raise RadiometryError(f'level={level!r}: choose "L1C" or "L2A".')
-    names = [b for b in BANDS if level == "L1C" or b != "B10"]
-    rng = np.random.default_rng(seed)
-    world = landscape(round(size * 10 / PITCH) + 2 * MARGIN, rng)
-    counts, truth = {}, {}
-    for name, noise in zip(names, rng.spawn(len(names)), strict=True):
-        radiance = (
-            top_of_atmosphere(world, name) if level == "L1C" else surface(world, name)
-        )
-        truth[name] = observe(radiance, BANDS[name].mtf, pixel=10)
-        native = truth[name]
-        if BANDS[name].native != 10:
-            native = observe(radiance, BANDS[name].mtf, pixel=BANDS[name].native)
-        counts[name] = record(native, name, noise)
-    sensed = _FIRST_PASS + dt.timedelta(days=5 * (seed % 73))
-    made = sensed + dt.timedelta(hours=2, seconds=seed)
-    item = write_item(
-        path,
-        f"S2B_MSI{level}_{sensed:%Y%m%dT%H%M%S}_N0511_R081_T{TILE}_{made:%Y%m%dT%H%M%S}",
-        counts,
-        corner=CORNER,
-        epsg=EPSG,
-        datetime=sensed,
-        level=level,
+    from s2sr_xr.simulate.degrade import (
+        OPTICS,
+        add_noise,
+        psf_downscale,
+        sampled_in,
+        shift_bands,
     )
-    return add_truth(item, truth, seed)
+
+__all__ = [
+    "OPTICS",
+    "SPECTRA",
+    "Landscape",
+    "add_noise",
+    "finer_truth",
+    "landscape",
+    "open_truth",
+    "psf_downscale",
+    "sampled_in",
+    "shift_bands",
+    "simulate_scene",
+    "write_item",
+]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - a function or a number
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from s2sr_xr.simulate import degrade
+
+    return getattr(degrade, name)
+
+
+def __dir__() -> list[str]:
+    """Return the public names; modules that are not public can still be imported."""
+    return sorted(__all__)

@@ -278,8 +278,9 @@ def test_pictures_need_no_screen_and_no_global_state(tmp_path):
 # --- the benchmark --------------------------------------------------------------------
 
 
-def quality():
+def quality(monkeypatch):
     path = Path(__file__).parents[2] / "benchmarks" / "quality.py"
+    monkeypatch.syspath_prepend(path.parent)
     spec = importlib.util.spec_from_file_location("quality", path)
     module = importlib.util.module_from_spec(spec)
     sys.modules["quality"] = module  # its dataclasses look themselves up
@@ -304,12 +305,12 @@ def as_real(folder, item, metres=(10, 20, 60)):
     np.savez(folder / f"{name}.npz", meta=np.array(meta), **arrays)
 
 
-def test_the_quality_benchmark_runs(tmp_path, capsys):
+def test_the_quality_benchmark_runs(tmp_path, capsys, monkeypatch):
     item = s2sr_xr.simulate_scene(tmp_path / "scene", size=216)
     for metres in ((10, 20, 60), (10, 20), (10,)):
         as_real(tmp_path / "l1c_native", item, metres)
     out = tmp_path / "out"
-    quality().main(["--real", str(tmp_path), "--out", str(out)])
+    quality(monkeypatch).main(["--real", str(tmp_path), "--out", str(out)])
     printed = capsys.readouterr().out
     records = [json.loads(t) for t in printed.splitlines() if t.startswith("{")]
     assert {(r["scene"], r["metres"]) for r in records} == {

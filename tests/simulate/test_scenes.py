@@ -14,11 +14,11 @@ import pytest
 import rasterio
 from pyproj import Transformer
 
-from s2sr_xr import simulate
 from s2sr_xr.core.bands import BANDS
 from s2sr_xr.errors import GridError, MissingBandError, RadiometryError
 from s2sr_xr.simulate import simulate_scene, write_item
 from s2sr_xr.simulate.observation import CORNER, MARGIN, NOISE, READ_NOISE, observe
+from s2sr_xr.simulate.texture import PITCH
 from s2sr_xr.simulate.truth import open_truth
 
 SIZE = 240
@@ -113,7 +113,7 @@ def test_grids_nest_in_cells_that_count_from_the_origin(item):
 def test_a_band_transfers_its_mtf_at_nyquist(band, pixel):
     metres = 10 if pixel == "10 m" else BANDS[band].native
     samples, margin = 48, MARGIN
-    at = (np.arange(samples + 2 * margin) - margin + 0.5) * simulate.PITCH / metres
+    at = (np.arange(samples + 2 * margin) - margin + 0.5) * PITCH / metres
     wave = np.cos(np.pi * (at - 0.5)).astype(np.float32)
     seen = observe(
         np.broadcast_to(wave, (at.size, at.size)), BANDS[band].mtf, pixel=metres

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -23,8 +25,9 @@ from s2sr_xr.cli import app
 from s2sr_xr.models.header import read_header
 from s2sr_xr.models.published import EVOLAND
 from s2sr_xr.simulate.truth import finer_truth
-from s2sr_xr.train.config import RECIPES, read_training, recipe_of, train
+from s2sr_xr.train.config import read_training, recipe_module, recipe_of, train
 from s2sr_xr.train.loop import fit
+from s2sr_xr.train.recipes import RECIPES
 from s2sr_xr.train.recipes.dsen2 import first_network
 
 SMALL = {
@@ -112,12 +115,52 @@ def test_every_recipe_makes_weights_that_load(recipe, scene, tmp_path):
     assert done.exit_code == 0, done.output
     out = tmp_path / "mine.safetensors"
     spec = s2sr_xr.get_spec(out)
-    assert spec.output == s2sr_xr.get_spec(RECIPES[recipe]).output
+    assert spec.output == s2sr_xr.get_spec(RECIPES[recipe].network).output
     assert set(spec.fill) == set(spec.bands)
     assert spec.levels == (("L1B",) if spec.units == "count" else ("L1C",))
     s2sr_xr.load_model(out)
     assert len((tmp_path / "mine.csv").read_text().splitlines()) == 4
     assert not (tmp_path / "mine.checkpoint").exists()
+
+
+FOUR = ("settings", "data", "network", "steps")
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES))
+def test_every_recipe_has_the_same_four_functions(recipe):
+    module = recipe_module(recipe)
+    assert all(callable(getattr(module, name)) for name in FOUR)
+    assert set(FOUR) <= set(module.__all__)
+
+
+def test_every_file_of_recipes_is_one():
+    folder = Path(s2sr_xr.__file__).parent / "train/recipes"
+    files = {path.stem for path in folder.glob("*.py")} - {"__init__"}
+    assert files == {entry.module for entry in RECIPES.values()}
+
+
+def test_no_code_that_runs_recipes_names_one():
+    """Only their list does; `RECIPES` says what differs between them."""
+    for file in ("config.py", "training.py", "settings.py"):
+        text = (Path(s2sr_xr.__file__).parent / "train" / file).read_text()
+        code = text.split('"""', 2)[2]
+        assert not [name for name in RECIPES if f'"{name}"' in code], file
+
+
+def test_a_recipe_loads_only_what_it_needs(scene, tmp_path):
+    path = write(tmp_path, scene, "dsen2-20m", SMALL["dsen2-20m"])
+    code = (
+        "import sys, s2sr_xr.train; list(s2sr_xr.train.train(sys.argv[1]));"
+        "print(*(m for m in sys.modules if m.startswith('s2sr_xr')))"
+    )
+    command = [sys.executable, "-c", code, str(path)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    loaded = {name.removeprefix("s2sr_xr.") for name in done.stdout.split()}
+    recipes = {name for name in loaded if name.startswith("train.recipes.")}
+    assert recipes == {"train.recipes.dsen2"}
+    data = {name for name in loaded if name.startswith("train.data.l1b")}
+    networks = {f"models.networks.{name}" for name in ("csr", "rec", "lucas_kanade")}
+    assert not data | networks & loaded
 
 
 @pytest.mark.parametrize("recipe", ["dsen2-20m", "dsen2-60m"])
@@ -126,7 +169,7 @@ def test_what_learns_is_the_network_that_weights_are_loaded_into(
 ):
     job = read_training(write(tmp_path, scene, recipe, SMALL[recipe]))
     learns = first_network(recipe_of(job))
-    loads = s2sr_xr.load_model(RECIPES[recipe])
+    loads = s2sr_xr.load_model(RECIPES[recipe].network)
     assert repr(learns.project) == repr(loads.project).replace("valid", "same")
     assert (learns.project is None) == (recipe == "dsen2-60m")
     assert {k: v.shape for k, v in learns.state_dict().items()} == {
@@ -156,7 +199,9 @@ def test_what_a_network_is_made_of_is_no_setting(recipe, setting, scene, tmp_pat
 def test_what_is_left_out_is_as_the_card_says(recipe, stage, scene, tmp_path):
     own = recipe_of(read_training(write(tmp_path, scene, recipe, "seed = 0")))
     told = json.loads(json.dumps(asdict(own)))
-    card = Path(s2sr_xr.__file__).parent / f"models/weights/{RECIPES[recipe]}.json"
+    card = (
+        Path(s2sr_xr.__file__).parent / f"models/weights/{RECIPES[recipe].network}.json"
+    )
     theirs = json.loads(card.read_text())["recipe"]
     theirs = theirs if stage is None else theirs["stages"][stage]
     assert theirs | {k: v for k, v in told.items() if k in theirs} == theirs
@@ -172,7 +217,7 @@ def test_scenes_without_a_band_are_refused_before_a_step(scene, tmp_path):
     with rasterio.open(item.assets["B03"].href, "w", **profile) as file:
         file.write(nothing)
     item.save_object(dest_href=str(tmp_path / "empty.json"))
-    for recipe, error in (("csr", "No pixel of B03"), ("dsen2-20m", "misses pixels")):
+    for recipe, error in (("csr", "B03 has no pixel"), ("dsen2-20m", "misses pixels")):
         job = read_training(write(tmp_path, "empty.json", recipe, SMALL[recipe]))
         with pytest.raises(s2sr_xr.GridError, match=error):
             next(train(job))
@@ -225,7 +270,7 @@ def test_the_same_file_makes_the_same_weights(scene, tmp_path):
         ({"stepps": 3}, "", s2sr_xr.ModelError, "a recipe has"),
         ({}, "stepps = 3", s2sr_xr.ModelError, "stepps: no such setting; there are"),
         ({}, "steps = 0", s2sr_xr.ModelError, "steps is 1 or more"),
-        ({}, "[", s2sr_xr.ModelError, "is no recipe"),
+        ({}, "[", s2sr_xr.ModelError, "is not a recipe"),
         ({"out": "mine.pt"}, "", s2sr_xr.StoreError, r"is no \.safetensors file"),
         (
             {"out": "no/mine.safetensors"},
@@ -289,7 +334,7 @@ def test_the_same_file_makes_the_same_weights(scene, tmp_path):
             {"recipe": "rec"},
             "sensor = 3",
             s2sr_xr.ModelError,
-            "3 is no table of settings",
+            "3 is not a table of settings",
         ),
     ],
 )
@@ -309,7 +354,7 @@ def test_what_is_no_recipe_is_refused(change, settings, error, match, scene, tmp
         ({}, "side = 20", s2sr_xr.GridError, "side is a multiple of 8 cells, 16 or"),
         ({}, "bands = [1]", s2sr_xr.ModelError, "bands: no such setting; there are"),
         ({}, 'side = "x"', s2sr_xr.ModelError, "side = 'x' is not of the kind int"),
-        ({}, "restoration = 3", s2sr_xr.ModelError, "3 is no table of settings"),
+        ({}, "restoration = 3", s2sr_xr.ModelError, "3 is not a table of settings"),
         (
             {"recipe": "evoland-pretrain"},
             "mtf = [0.7, 0.3]",

@@ -19,7 +19,7 @@ from s2sr_xr.train.data.patches import Rules, Sampler
 from s2sr_xr.train.plan import Plan
 from s2sr_xr.train.recipes import csr as csr_recipe
 from s2sr_xr.train.recipes import rec as rec_recipe
-from s2sr_xr.train.recipes.evoland import Pretraining
+from s2sr_xr.train.recipes.evoland_pretrain import Pretraining
 
 RULES = Rules(cloud=1, flat=0)
 PLAIN = Augment(turn=False, gain=(1, 1))

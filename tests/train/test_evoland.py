@@ -22,20 +22,16 @@ from s2sr_xr.train.data.evoland_batches import (
     wald_batch,
 )
 from s2sr_xr.train.loop import fit
+from s2sr_xr.train.losses import SPREAD, band_loss, high_pass
 from s2sr_xr.train.plan import Plan
-from s2sr_xr.train.recipes.evoland import (
-    SPREAD,
-    Pretraining,
-    Restoration,
-    band_loss,
-    high_pass,
-)
 from s2sr_xr.train.recipes.evoland_gan import (
     Adversarial,
     Adversaries,
     relativistic_loss,
     two_rates,
 )
+from s2sr_xr.train.recipes.evoland_pretrain import Pretraining
+from s2sr_xr.train.recipes.restoration import Restoration
 
 QUIET = {"mtf": (0.4, 0.4), "loud": (0.0, 0.0)}
 MEAN, STD = zip(*EVOLAND.values(), strict=True)

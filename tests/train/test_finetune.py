@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from test_loop import full_disk
 from worlds import tree
 
 import s2sr_xr
@@ -16,7 +17,7 @@ from s2sr_xr.models.header import read_header
 from s2sr_xr.models.published import published
 from s2sr_xr.train.data.pairs import reduced_pair, reduced_pairs
 from s2sr_xr.train.data.scenes import source
-from s2sr_xr.train.recipes.finetune_tasks import makes_ten, parted, ten_parted
+from s2sr_xr.train.finetune_tasks import makes_ten, parted, ten_parted
 
 
 @pytest.fixture(scope="module")
@@ -200,14 +201,14 @@ def test_a_folder_that_is_not_there_is_said_before_a_step(scene, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:After 1 steps")
-def test_a_full_disk_is_said(scene, tmp_path, monkeypatch):
-    def full(*_, **__):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("safetensors.torch.save_file", full)
-    said = r"mine\.safetensors: .*No space left.*Make room"
-    with pytest.raises(s2sr_xr.StoreError, match=said):
+def test_a_full_disk_is_said(scene, tmp_path):
+    # The simulated scenes that are learnt from too are written once a process.
+    scene.s2sr.finetune("dsen2-s-20m", steps=1, out=tmp_path / "first.safetensors")
+    size = (tmp_path / "first.safetensors").stat().st_size
+    said = r"mine\.safetensors: .*File too large.*Make room"
+    with full_disk(size // 2), pytest.raises(s2sr_xr.StoreError, match=said):
         scene.s2sr.finetune("dsen2-s-20m", steps=1, out=tmp_path / "mine.safetensors")
+    assert [p.name for p in tmp_path.iterdir()] == ["first.safetensors"]
 
 
 @pytest.mark.filterwarnings("ignore:After 1 steps")

@@ -385,19 +385,18 @@ def scene(path, seed):
 def test_the_program_trains_and_ships(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
     program = runpy.run_path(
-        str(Path(__file__).parents[2] / "benchmarks/shipped_l1b.py")
+        str(Path(__file__).parents[2] / "benchmarks/make_weights.py")
     )
     scene(tmp_path / "l1c_native/hvn2_iceland.npz", 0)
     scene(tmp_path / "l1c_native/hvn2_coastalA.npz", 1)
-    same = ["--real", str(tmp_path), "--out", str(tmp_path), "--simulated", "0"]
-    small = ["--steps", "2", "--batch", "1", "--side", "16"]
-    train = ["train", "rec-s", "a", "--task", "supervised"]
-    program["main"]([*train, *small, *same])
-    program["main"](["ship", "rec-s", "a", "--runs", str(tmp_path), *same])
+    same = ["rec-s", "--real", str(tmp_path), "--out", str(tmp_path)]
+    small = ["steps = 2", "batch = 1", "side = 16"]
+    program["main"]([*same, "--simulated", "0", "--set", *small])
     card = json.loads((tmp_path / "rec-s.json").read_text())
     assert card["learnt_from"] == ["L1C:hvn2_iceland"]
     assert set(card["figures"]["scenes"]) == {"L1C:hvn2_coastalA"}
-    assert card["recipe"]["plan"]["steps"] == 2
+    assert card["recipe"]["stages"][0]["steps"] == 2
+    assert set(card["compared"]["green"]) == {"task", "steps", "B03"}
     path = tmp_path / "rec-s.safetensors"
     assert s2sr_xr.get_spec(path).sha256 == card["sha256"]
     assert s2sr_xr.get_spec(path).levels == ("L1B",)
@@ -411,46 +410,44 @@ def tables(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(folder)
     scene(tmp_path / "l1c_native/hvn2_iceland.npz", 0)
     scene(tmp_path / "l1c_native/hvn2_coastalA.npz", 1)
-    program = runpy.run_path(str(folder / "l1b_tables.py"))
     same = ["--real", str(tmp_path), "--out", str(tmp_path), "--simulated", "0"]
 
-    def run(what, *options):
-        return program["main"]([what, *same, *map(str, options)])
+    def run(name, *options):
+        program = runpy.run_path(str(folder / f"{name}.py"))
+        return program["main"]([*map(str, options), *same])
 
-    return run, program
+    return run
 
 
 TOY = ("--steps", 1, "--batch", 1, "--side", 16, "--crops", 1)
 
 
 def test_the_tables_of_networks_are_made(tables, tmp_path):
-    run, _ = tables
-    rows = run("bands", *TOY)
+    rows = tables("l1b_tables", "bands", *TOY)
     names = [row["bands"] for row in rows]
     assert names == ["", "B03", "B02B03", "B02B03B04", "B02B03B04B08"]
     for row in rows[1:]:
         # Bands of these scenes lie beside green, which one step does not mend.
         assert row["B03 aligned"] > 30
         assert ("B08 aligned" in row) == row["bands"].endswith("B08")
-    given = tmp_path / "supervised-B02B03B04B08-1-0.pt"
-    before = set(tmp_path.glob("*.pt"))
-    both = run("supervision", *TOY, "--given", given)
+    given = tmp_path / "supervised-B02B03B04B08-1-0.safetensors"
+    before = set(tmp_path.glob("*.safetensors"))
+    both = tables("l1b_tables", "supervision", *TOY, "--given", given)
     assert both[1]["B03"] == rows[-1]["B03"]
-    new = {path.name for path in set(tmp_path.glob("*.pt")) - before}
-    assert new == {"csr-s.pt", "self-B02B03B04B08-1-0.pt"}
+    (new,) = set(tmp_path.glob("*.safetensors")) - before
+    assert new.name == "self-B02B03B04B08-1-0.safetensors"
 
 
 def test_the_table_of_flows_is_made(tables):
-    rows = tables[0]("flows")
+    rows = tables("l1b_tables", "flows")
     assert [row["from"] for row in rows] == 2 * list(l1b_simulation.BANDS)
     still, found = rows[1], rows[5]
     assert found["B03"] < 0.2 * still["B03"]
 
 
 def test_the_experiment_of_alias_is_made_and_drawn(tables, tmp_path):
-    run, _ = tables
     path = tmp_path / "alias.png"
-    rows = run("alias", *TOY, "--features", 8, "--figure", path)
+    rows = tables("l1b_alias", *TOY, "--features", 8, "--figure", path)
     regimes = {row["regime"]: row for row in rows}
     assert list(regimes) == ["none", "alias", "alias+shift", "alias+known"]
     assert regimes["none"]["green bicubic"] < regimes["alias"]["green bicubic"]

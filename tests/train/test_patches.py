@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from worlds import tree
 import s2sr_xr
 from s2sr_xr.errors import GridError, MissingBandError, RadiometryError, ReadError
 from s2sr_xr.models.spec import BandGroup, ModelSpec
-from s2sr_xr.readers.fetch.source import BandSource
+from s2sr_xr.readers.fetch.source import BandSource, as_variable, source_of
 from s2sr_xr.train.data.augment import Augment, augmented
 from s2sr_xr.train.data.clouds import cloudy
 from s2sr_xr.train.data.patches import Batches, Rules, Sampler
@@ -105,19 +106,36 @@ def test_a_scene_of_stac_is_sampled(tmp_path):
     assert (batch[0][:, 1] - batch[2][:, 1]).abs().mean() < 2e-3
 
 
-def test_our_readers_are_asked_for_windows_not_for_chunks(tmp_path, monkeypatch):
+class CountedSource(BandSource):
+    """One band of our readers that notes the shape of each window it is asked for."""
+
+    seen: ClassVar[list[tuple[int, int]]] = []
+
+    def read(self, time, rows, cols):
+        self.seen.append((rows.stop - rows.start, cols.stop - cols.start))
+        return super().read(time, rows, cols)
+
+
+def through_counted(tree, chunk):
+    """Return the same scene, opened through sources that count."""
+
+    def again(array):
+        if (found := source_of(array.variable)) is None:
+            return array
+        own = CountedSource(assets=found.assets, radiometry=found.radiometry)
+        return array.copy(data=as_variable(own, chunk, {})._data)
+
+    return tree.map_over_datasets(lambda ds: ds.map(again, keep_attrs=True))
+
+
+def test_our_readers_are_asked_for_windows_not_for_chunks(tmp_path):
     item = s2sr_xr.simulate_scene(tmp_path, size=240, level="L2A")
     options = {"side": 8, "batch": 2, "rules": Rules(cloud=1), "most": 24, "threads": 0}
-    seen, read = [], BandSource.read
-
-    def counted(band, time, rows, cols):
-        seen.append((rows.stop - rows.start, cols.stop - cols.start))
-        return read(band, time, rows, cols)
-
-    monkeypatch.setattr(BandSource, "read", counted)
-    whole = sampler(s2sr_xr.open_stac(item, chunks=None), **options)(3)
+    native, seen = s2sr_xr.open_stac(item, chunks=None), CountedSource.seen
+    whole = sampler(through_counted(native, None), **options)(3)
     without, seen[:] = sorted(seen), []
-    chunked = sampler(s2sr_xr.open_stac(item, chunks=102), **options)(3)
+    assert without
+    chunked = sampler(through_counted(native, 102), **options)(3)
     assert equal(whole, chunked)
     assert sorted(seen) == without
     # Of 24 cells, the last of a row or column with what is left: less than 16 more.

@@ -16,12 +16,13 @@ from s2sr_xr.engine.nesting import check_nesting
 from s2sr_xr.errors import GridError, MissingBandError, RadiometryError, ReadError
 from s2sr_xr.models.published import published
 from s2sr_xr.simulate.truth import finer_truth
+from s2sr_xr.train.alignment import aligned, moved
 from s2sr_xr.train.data.patches import Rules, Sampler
 from s2sr_xr.train.data.reference_image import beside, open_finer
 from s2sr_xr.train.loop import fit
+from s2sr_xr.train.losses import SPREAD
 from s2sr_xr.train.plan import Plan
-from s2sr_xr.train.recipes.evoland import SPREAD
-from s2sr_xr.train.recipes.reference_pairs import Supervised, aligned, moved
+from s2sr_xr.train.recipes.pairs import Supervised
 
 SPEC = next(s for s, _ in published() if s.name == "carn-s")
 RGBN = ["B02", "B03", "B04", "B08"]

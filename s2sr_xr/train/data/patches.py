@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from s2sr_xr.train.data.scenes import Source
 
-__all__ = ["Batches", "Rules", "Sampler"]
+__all__ = ["Batches", "Rules", "Sampler", "band_means"]
 
 
 TRIES = 4
@@ -250,6 +250,17 @@ class Batches(IterableDataset[Patch]):
     def __len__(self) -> int:
         """Return the number of batches, of all workers together."""
         return len(self.steps)
+
+
+def band_means(
+    scenes: Sequence[Source], *, side: int, seed: int, rules: Rules
+) -> list[float]:
+    """Return the mean reflectance of each band over some patches as they are."""
+    plain = Augment(gain=(1, 1))
+    sampler = Sampler(
+        scenes, side=side, batch=8, seed=seed, rules=rules, augment=plain, threads=0
+    )
+    return [float(band.mean()) for group in sampler(0) for band in group.unbind(1)]
 
 
 def _check_scenes(scenes: Sequence[Source], side: int) -> None:

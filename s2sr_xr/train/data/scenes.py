@@ -12,12 +12,15 @@ from s2sr_xr.core.grid import grid_of
 from s2sr_xr.core.scene import scene_of
 from s2sr_xr.engine.nesting import check_nesting
 from s2sr_xr.errors import GridError, MissingBandError, S2SRError
+from s2sr_xr.readers.any import open_any
 from s2sr_xr.readers.fetch.source import as_variable, source_of
 from s2sr_xr.readers.stac.open import open_stac
 from s2sr_xr.simulate import simulate_scene
 from s2sr_xr.simulate.truth import finer_truth, open_truth
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import xarray as xr
 
     from s2sr_xr.core.grid import Grid
@@ -25,7 +28,11 @@ if TYPE_CHECKING:
     from s2sr_xr.models.spec import BandGroup, ModelSpec
     from s2sr_xr.simulate.item import Level
 
-__all__ = ["Source", "simulated_scene", "source"]
+__all__ = ["Source", "open_scenes", "simulated_scene", "source"]
+
+
+CHUNKS = 516
+"""Side of what is read at once for patches, in 10 m pixels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +131,15 @@ def source(
         classes_per_cell=per_cell,
         weight=weight,
     )
+
+
+def open_scenes(
+    places: Sequence[str],
+) -> tuple[list[tuple[str, xr.DataTree]], tuple[str, ...]]:
+    """Return scenes by name, opened for patches, and their processing levels."""
+    trees = [(place, open_any(place, chunks=CHUNKS)) for place in places]
+    levels = {str(tree.attrs.get("level", "")) for _, tree in trees} - {""}
+    return trees, tuple(sorted(levels))
 
 
 def simulated_scene(

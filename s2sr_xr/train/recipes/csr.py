@@ -20,6 +20,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from s2sr_xr.errors import ModelError
 from s2sr_xr.models.networks.registration import standardise, warp
+from s2sr_xr.train.data.l1b_scenes import l1b_data, l1b_settings
 from s2sr_xr.train.data.l1b_simulation import (
     BANDS,
     Sensor,
@@ -36,14 +37,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from s2sr_xr.train.plan import Step
+    from s2sr_xr.train.training import Data, Files, Training
 
 __all__ = [
     "Recipe",
     "anchor_loss",
     "compose",
+    "data",
     "flow_errors",
     "flow_loss",
+    "network",
+    "settings",
     "standardised",
+    "steps",
     "train",
 ]
 
@@ -78,6 +84,37 @@ class Recipe:
                 "side is a multiple of 16 pixels, 16 or more, and batch 1 or more; got "
                 f"{self.side} and {self.batch}."
             )
+
+
+def settings(job: Training) -> Recipe:
+    """Return the settings of a job."""
+    # What csr-s solves by itself needs float32.
+    return l1b_settings(job, Recipe, task="anchor", plan={"precision": "float32"})
+
+
+def data(job: Training, settings: Recipe) -> Data:
+    """Return the images or real pairs of a job."""
+    return l1b_data(job, settings)
+
+
+def network(settings: Recipe, build: Callable[..., nn.Module]) -> nn.Module:
+    """Return the network as training begins."""
+    torch.manual_seed(settings.plan.seed)
+    return build().train()
+
+
+def steps(
+    settings: Recipe, network: nn.Module, data: Data, files: Files
+) -> Iterator[Step]:
+    """Train the network, and yield each step."""
+    return train(
+        settings,
+        network,
+        data.source,
+        names=data.names,
+        checkpoint=files.checkpoint,
+        log=files.log,
+    )
 
 
 def train(

@@ -15,9 +15,9 @@ That is ``loss="l1"``, with no mixtures and no strangers; the rest is ours.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
-from typing import TYPE_CHECKING, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
 from torch.nn import functional as F  # noqa: N812
@@ -26,31 +26,45 @@ from s2sr_xr.core.filters import reduce_scale
 from s2sr_xr.errors import GridError, ModelError
 from s2sr_xr.models.networks.dsen2 import DSen2
 from s2sr_xr.models.published import PROJECT
-from s2sr_xr.models.spec import ModelSpec  # noqa: TC001 - train.config reads the types of settings
+from s2sr_xr.models.spec import ModelSpec  # noqa: TC001 - train.settings reads types
 from s2sr_xr.train.data.augment import Augment
 from s2sr_xr.train.data.pairs import Pair, estranged, patches
-from s2sr_xr.train.data.patches import Rules, Sampler
+from s2sr_xr.train.data.patches import Rules, Sampler, band_means
+from s2sr_xr.train.data.scenes import open_scenes, source
 from s2sr_xr.train.loop import fit as train
 from s2sr_xr.train.losses import over_bicubic
 from s2sr_xr.train.optim import optimiser_of
 from s2sr_xr.train.plan import Plan
+from s2sr_xr.train.settings import made
+from s2sr_xr.train.training import Data
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from torch import nn
+
     from s2sr_xr.train.data.scenes import Source
+    from s2sr_xr.train.plan import Step
+    from s2sr_xr.train.training import Files, Training
 
 __all__ = [
     "Recipe",
+    "data",
     "drawn",
     "first_network",
     "fit",
     "l1_inside",
+    "network",
     "one_scale_below",
+    "settings",
+    "steps",
 ]
 
 Batch: TypeAlias = tuple[tuple[torch.Tensor, ...], torch.Tensor]
+
+ARCHITECTURE = ("features", "blocks", "guide", "project")
+"""Fields of `Recipe` that decide the shape of the network."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +156,46 @@ class Recipe:
         return Plan(steps=self.steps, lr=self.lr, ema=self.ema, seed=self.seed)
 
 
+def settings(job: Training) -> Recipe:
+    """Return the settings of a job."""
+    # The architecture is not a setting: weights are loaded into the published one.
+    own = {f.name: f.default for f in fields(Recipe) if f.name in ARCHITECTURE}
+    given = {**job.entry.defaults, **job.settings}
+    return made(Recipe, given, spec=job.spec, **own)
+
+
+def data(job: Training, settings: Recipe) -> Data:
+    """Return the scenes of a job, opened."""
+    spec, (trees, levels) = settings.spec, open_scenes(job.scenes)
+    sources = [source(tree, spec, name) for name, tree in trees]
+    side = settings.side * spec.output.per_cell
+    rules = Rules(cloud=settings.cloud, flat=settings.flat)
+    means = band_means(sources, side=side, seed=settings.seed, rules=rules)
+    return Data(
+        source=one_scale_below(settings, sources),
+        names=job.scenes,
+        levels=levels,
+        fill=dict(zip(spec.bands, means, strict=True)),
+    )
+
+
+def network(settings: Recipe, build: Callable[..., nn.Module]) -> nn.Module:  # noqa: ARG001
+    """Return the network as training begins."""
+    return first_network(settings)
+
+
+def steps(settings: Recipe, network: DSen2, data: Data, files: Files) -> Iterator[Step]:
+    """Train the network, and yield each step."""
+    return fit(
+        settings,
+        data.source,
+        first=network,
+        names=data.names,
+        checkpoint=files.checkpoint,
+        log=files.log,
+    )
+
+
 def fit(
     recipe: Recipe,
     pairs: list[Pair] | Callable[[int], Batch],
@@ -150,15 +204,14 @@ def fit(
     names: Sequence[str] = (),
     checkpoint: Path | None = None,
     log: Path | None = None,
-) -> Iterator[tuple[int, float, DSen2]]:
-    """Yield step, loss and the averaged network after each step.
+) -> Iterator[Step]:
+    """Train a network, and yield each step (`s2sr_xr.train.loop.fit`).
 
-    The network that is yielded is one object that goes on changing; copy it to keep
-    it. It begins from `first`, which is changed, or from `first_network`, and learns
-    from pairs that are in memory, or from batches by step, such as `one_scale_below`.
-    `names` are those of what batches are taken from: a checkpoint of others is refused.
-    `checkpoint` and `log` are those of `s2sr_xr.train.loop.fit`, which says what else
-    may be raised.
+    The network begins from `first`, which is changed, or from `first_network`, and
+    learns from pairs in memory, or from batches by step, such as `one_scale_below`.
+    `names` are the names of what batches are taken from: a checkpoint of others is
+    refused. `checkpoint` and `log` are those of `fit`, which says what else may be
+    raised.
 
     Raises
     ------
@@ -171,7 +224,7 @@ def fit(
         draw = pairs
     else:
         draw, names = partial(drawn, recipe, pairs), [p.name for p in pairs]
-    for made in train(
+    return train(
         first or first_network(recipe),
         draw,
         partial(LOSSES[recipe.loss], edge=recipe.edge),
@@ -180,8 +233,7 @@ def fit(
         log=log,
         optimiser=optimiser_of(recipe.optimiser),
         facts=asdict(recipe) | {"scenes": list(names)},
-    ):
-        yield made.step, made.loss, cast("DSen2", made.network)
+    )
 
 
 def drawn(

@@ -1,25 +1,238 @@
-"""Adversarial training of Evoland: generator, discriminator and their steps."""
+"""The recipe `evoland-gan`: a generator and a discriminator, trained together.
+
+Its loss says nothing of its result: the generator that is kept is the one that makes
+the most natural patches of held-out scenes (`judge_of`).
+
+References
+----------
+Michel and Kalinicheva (2024), Building an operational shallow Sentinel-2 single image
+super-resolution network for EvoLand prototypes, SUREDOS24.
+Jolicoeur-Martineau (2019), The relativistic discriminator: a key element missing from
+standard GAN, ICLR: the average of `relativistic_loss`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from s2sr_xr.errors import ModelError
-from s2sr_xr.train.recipes.evoland import SPREAD, Pretraining, high_pass
+from s2sr_xr.errors import GridError, ModelError
+from s2sr_xr.models.networks.discriminator import Discriminator
+from s2sr_xr.train.checkpoint import keep_best
+from s2sr_xr.train.data.augment import Augment
+from s2sr_xr.train.data.evoland_batches import TEN
+from s2sr_xr.train.data.patches import Rules, Sampler
+from s2sr_xr.train.five_metres import (
+    TWENTY,
+    Recipe,
+    Scenes,
+    begun,
+    check_bands,
+    check_finer,
+    fit_scenes,
+    inputs,
+    open_all,
+    sampler,
+    settings_of,
+)
+from s2sr_xr.train.losses import SPREAD, high_pass
+from s2sr_xr.train.niqe import fit_natural
+from s2sr_xr.train.recipes.evoland_pretrain import Pretraining
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
+    from s2sr_xr.train.data.augment import Patch
     from s2sr_xr.train.data.evoland_batches import Batch
+    from s2sr_xr.train.data.scenes import Source
+    from s2sr_xr.train.niqe import Natural
+    from s2sr_xr.train.plan import Step
+    from s2sr_xr.train.training import Data, Files, Training
 
     Network: TypeAlias = Callable[..., torch.Tensor]
 
-__all__ = ["Adversarial", "Adversaries", "relativistic_loss", "two_rates"]
+__all__ = [
+    "Adversarial",
+    "Adversaries",
+    "Choice",
+    "Gan",
+    "data",
+    "judge_of",
+    "network",
+    "relativistic_loss",
+    "settings",
+    "steps",
+    "train",
+    "two_rates",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """How a checkpoint of the adversarial training is chosen."""
+
+    every: int = 200
+    """Steps between two scores."""
+
+    patches: int = 16
+    """Patches that are brought to 5 m for a score."""
+
+    side: int = 48
+    """Cells of 20 m along their side."""
+
+    natural: int = 64
+    """Patches of the 10 m bands that say what is natural."""
+
+    block: int = 24
+    """Pixels along the side of a block of the score."""
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if value < 1:
+                raise GridError(f"{name} of choice is 1 or more; got {value}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gan(Recipe):
+    """A recipe of two networks, and of choosing one of those that it passes."""
+
+    features: int = 32
+    """Channels of the discriminator's first scale."""
+
+    discriminator: float = 1e-4
+    """Step size of the discriminator."""
+
+    choice: Choice = field(default_factory=Choice)
+    """How a checkpoint is chosen."""
+
+
+def settings(job: Training) -> Gan:
+    """Return the settings of a job."""
+    tables = {"pretraining": Pretraining, "choice": Choice}
+    return settings_of(job, Adversarial, Gan, tables=tables)
+
+
+def data(job: Training, settings: Gan) -> Data:
+    """Return the scenes of a job, opened."""
+    return open_all(job, settings)
+
+
+def network(settings: Gan, build: Callable[..., nn.Module]) -> nn.Module:
+    """Return the network as training begins."""
+    return begun(build, settings)
+
+
+def steps(
+    settings: Gan, network: nn.Module, data: Data, files: Files
+) -> Iterator[Step]:
+    """Train the network, and yield each step.
+
+    Raises
+    ------
+    GridError, MissingBandError
+        No scene has a finer image, or one lacks a band.
+    """
+    return train(settings, network, data.source, files)
+
+
+def train(
+    recipe: Gan, network: nn.Module, scenes: Scenes, files: Files | None = None
+) -> Iterator[Step]:
+    """Train a generator, and yield each step, whose network is the generator.
+
+    Parameters
+    ----------
+    recipe
+        All settings.
+    network
+        The generator, trained in place.
+    scenes
+        `finer` is learnt from; `plain`, if any, says what is natural.
+    files
+        Checkpoint, log and best generator; None: nothing is written.
+    """
+    check_finer(recipe, scenes, plain=True)
+    check_bands(recipe, scenes.finer, (TWENTY[:4], TWENTY))
+    draw = sampler(recipe, scenes.finer)
+    torch.manual_seed(recipe.plan.seed)
+    assert isinstance(recipe.loss, Adversarial)
+    both = Adversaries(
+        network, Discriminator(len(recipe.loss.bands), features=recipe.features)
+    )
+    rates = two_rates(both, recipe.discriminator)
+    made = fit_scenes(recipe, both, scenes, draw, files, optimiser=rates)
+    generators = (s._replace(network=_generator(s.network)) for s in made)
+    if files is None or files.best is None:
+        return generators
+    return keep_best(
+        generators,
+        judge_of(recipe, scenes),
+        files.best,
+        every=recipe.choice.every,
+        last=recipe.plan.steps - 1,
+    )
+
+
+def _generator(network: nn.Module) -> nn.Module:
+    assert isinstance(network, Adversaries)
+    return network.generator
+
+
+def judge_of(recipe: Gan, scenes: Scenes) -> Callable[[nn.Module], float]:
+    """Return what scores a generator by the 10 m bands that it brings to 5 m.
+
+    Natural is what the same bands look like at 10 m, in the scenes that are learnt
+    from; judged are patches of `Scenes.held`, or, without these, others of those.
+    Training sees neither at 5 m.
+    """
+    choice = recipe.choice
+    natural: Natural | None = None
+    learnt, held = inputs(scenes.plain or scenes.finer), inputs(scenes.held)
+    patches = _patches(learnt, recipe, 1, choice.natural)
+    judged = _patches(held or learnt, recipe, 2, choice.patches)
+
+    def judge(network: nn.Module) -> float:
+        nonlocal natural
+        if natural is None:
+            natural = fit_natural((ten for ten, _ in patches()), block=choice.block)
+        device = next(network.parameters()).device
+        made = []
+        with torch.inference_mode():
+            for patch in judged():
+                bands = network(*(x[None].to(device) for x in patch))[0, :TEN]
+                # Away from the border, where the network pads.
+                edge = min(choice.block, bands.shape[-1] // 4)
+                made.append(bands[:, edge:-edge, edge:-edge].cpu())
+        return natural.score(made)
+
+    return judge
+
+
+def _patches(
+    scenes: Sequence[Source], recipe: Gan, seed: int, count: int
+) -> Callable[[], Iterator[Patch]]:
+    """Return what gives patches as they are, always the same."""
+    sampler = Sampler(
+        scenes,
+        side=recipe.choice.side,
+        batch=1,
+        seed=recipe.plan.seed * 3 + seed,
+        rules=Rules(cloud=recipe.cloud),
+        augment=Augment(gain=(1, 1), turn=False),
+        windows=min(count, 16),
+        steps=count,
+        threads=0,
+    )
+
+    def draw() -> Iterator[Patch]:
+        for step in range(count):
+            yield tuple(group[0] for group in sampler(step))
+
+    return draw
 
 
 def relativistic_loss(

@@ -23,6 +23,8 @@ from s2sr_xr.models.networks.aligned_rec import AlignedREC
 from s2sr_xr.models.networks.lucas_kanade import LucasKanade
 from s2sr_xr.models.networks.rec import REC, SCALE
 from s2sr_xr.models.networks.registration import standardise
+from s2sr_xr.models.registry import load_model
+from s2sr_xr.train.data.l1b_scenes import l1b_data, l1b_settings
 from s2sr_xr.train.data.l1b_simulation import (
     BANDS,
     GREEN,
@@ -44,13 +46,18 @@ if TYPE_CHECKING:
     from torch import nn
 
     from s2sr_xr.train.plan import Step
+    from s2sr_xr.train.training import Data, Files, Training
 
 __all__ = [
     "Recipe",
     "as_interpolation",
     "begun",
+    "data",
     "flows_to_green",
+    "network",
     "self_loss",
+    "settings",
+    "steps",
     "supervised_loss",
     "told_flow",
     "train",
@@ -116,6 +123,38 @@ class Recipe:
     def channels(self) -> list[int]:
         """Which channels of a view the network takes."""
         return [BANDS.index(b) for b in self.bands]
+
+
+def settings(job: Training) -> Recipe:
+    """Return the settings of a job."""
+    return l1b_settings(job, Recipe, task="self", bands=BANDS)
+
+
+def data(job: Training, settings: Recipe) -> Data:
+    """Return the images or real pairs of a job."""
+    return l1b_data(job, settings)
+
+
+def network(settings: Recipe, build: Callable[..., nn.Module]) -> nn.Module:
+    """Return the network as training begins."""
+    torch.manual_seed(settings.plan.seed)
+    flows = load_model("csr-s")
+    return begun(build().train(), flows, phase=settings.sensor.phase)
+
+
+def steps(
+    settings: Recipe, network: nn.Module, data: Data, files: Files
+) -> Iterator[Step]:
+    """Train the network, and yield each step."""
+    return train(
+        settings,
+        network,
+        data.source,
+        csr=load_model("csr-s"),
+        names=data.names,
+        checkpoint=files.checkpoint,
+        log=files.log,
+    )
 
 
 def train(

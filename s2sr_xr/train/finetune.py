@@ -103,10 +103,10 @@ def finetune(
     place = place.expanduser()
     check_new(place)
     # Heavy, and this module is imported with the package.
+    from s2sr_xr.train.finetune_tasks import BATCH, lesson
     from s2sr_xr.train.loop import fit
     from s2sr_xr.train.optim import Muon
     from s2sr_xr.train.plan import Plan
-    from s2sr_xr.train.recipes.finetune_tasks import BATCH, lesson
 
     network, draw, loss, error = lesson(obj, spec, name, seed)
     before = {k: v.clone() for k, v in network.state_dict().items()}
@@ -184,7 +184,7 @@ def _one(model: str | os.PathLike[str]) -> tuple[str, ModelSpec]:
             f"{name} holds a graph of ONNX, which runs but cannot learn. Choose a "
             "network such as dsen2-s-20m or carn-s."
         )
-    from s2sr_xr.train.recipes.finetune_tasks import makes_coarse, makes_ten
+    from s2sr_xr.train.finetune_tasks import makes_coarse, makes_ten
 
     spec = get_spec(name)
     known = makes_coarse(spec) or makes_ten(spec)

@@ -1,4 +1,4 @@
-"""Learning from a finer sensor that saw the same ground: the recipe `pairs`.
+"""A finer image of the same ground, laid on what a network makes of it.
 
 Two sensors never agree to a fraction of a pixel, nor on what reflectance is. A network
 that is asked for a target that lies a little off, now here, now there, learns the mean
@@ -19,21 +19,15 @@ additive form, with gain and offset fitted anew at each step.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import torch
 from torch.nn import functional as F  # noqa: N812
 
 from s2sr_xr.core.filters import gaussian_blur
 from s2sr_xr.errors import GridError
-from s2sr_xr.train.recipes.evoland import SPREAD, Restoration
 
-if TYPE_CHECKING:
-    from s2sr_xr.train.data.evoland_batches import Batch
-    from s2sr_xr.train.recipes.evoland import Network
-
-__all__ = ["Aligned", "Supervised", "aligned", "moved"]
+__all__ = ["LOBES", "Aligned", "aligned", "inner", "moved"]
 
 SMOOTH = (4.0, 4.0, 4.0, 2.0, 2.0, 2.0)
 """Blur of both images at each step of the search, in pixels of the finer one."""
@@ -152,12 +146,13 @@ def _smoothed(
     x: torch.Tensor, aim: torch.Tensor, sigma: float, edge: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     return (
-        _inner(gaussian_blur(x, sigma), edge),
-        _inner(gaussian_blur(aim.float(), sigma), edge),
+        inner(gaussian_blur(x, sigma), edge),
+        inner(gaussian_blur(aim.float(), sigma), edge),
     )
 
 
-def _inner(x: torch.Tensor, edge: int) -> torch.Tensor:
+def inner(x: torch.Tensor, edge: int) -> torch.Tensor:
+    """Return an image without so many pixels along its border."""
     return x[..., edge:-edge, edge:-edge]
 
 
@@ -184,7 +179,7 @@ def _step(x: torch.Tensor, aim: torch.Tensor, edge: int) -> torch.Tensor:
     down = (x[..., 2:, 1:-1] - x[..., :-2, 1:-1]) / 2
     right = (x[..., 1:-1, 2:] - x[..., 1:-1, :-2]) / 2
     x, aim, down, right = (
-        _inner(image, edge)
+        inner(image, edge)
         for image in (x[..., 1:-1, 1:-1], aim[..., 1:-1, 1:-1], down, right)
     )
     gain, offset, _ = _fitted(x, aim)
@@ -197,72 +192,3 @@ def _step(x: torch.Tensor, aim: torch.Tensor, edge: int) -> torch.Tensor:
     pull = torch.einsum("bichw,bchw->bi", slopes, left)
     found: torch.Tensor = torch.linalg.solve(normal + least, pull)
     return found
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Supervised:
-    """``pairs``: what a finer sensor saw, laid on what the network makes.
-
-    Batches are of the 10 m bands, the 20 m bands and some bands of the finer sensor. Of
-    the bands that it lacks the network learns as in `Restoration`, which also holds it
-    to Sentinel-2's own radiometry.
-    """
-
-    bands: tuple[int, ...] = (0, 1, 2, 3)
-    """Which of the ten the finer image has."""
-
-    align: bool = True
-    """Whether the finer image is laid on what is made; if not, it is taken as is."""
-
-    reach: float = 3.0
-    """Largest shift, in pixels of 5 m."""
-
-    match: float = 0.5
-    """Correlation that a patch needs to count: below, clouds or seasons differ."""
-
-    keep: float = 1.0
-    """Weight of what `restoration` learns from Sentinel-2 alone."""
-
-    restoration: Restoration = field(default_factory=Restoration)
-    """How it does."""
-
-    def __call__(self, network: Network, batch: Batch) -> torch.Tensor:
-        """Return the loss of a batch with a finer image, a scalar."""
-        ten, twenty, _ = batch
-        made = network(ten, twenty)[:, list(self.bands)]
-        total = self.like(made, batch)
-        if self.keep:
-            total = total + self.keep * self.restoration(network, [(ten, twenty)])
-        return total
-
-    def like(self, made: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """Return the mean absolute error to the finer image, in spreads of the bands.
-
-        Raises
-        ------
-        GridError
-            The finer image is not of `bands` on the pixels of `made`.
-        """
-        fine = batch[2]
-        if made.shape != fine.shape:
-            raise GridError(
-                f"The network makes {tuple(made.shape)} of bands {list(self.bands)}, "
-                f"the finer image is {tuple(fine.shape)}."
-            )
-        edge, counts = self.restoration.edge, torch.ones(len(fine)).to(fine)
-        if self.align:
-            edge = max(edge, int(self.reach) + 1 + LOBES)
-            level = self.level(batch)
-            found = aligned(fine, made, level, reach=self.reach)
-            fine, counts = found.image, (found.match >= self.match).to(fine)
-        unit = torch.tensor([SPREAD[b] for b in self.bands]).to(made)[:, None, None]
-        error = _inner((made - fine) / unit, edge).abs().mean((1, 2, 3))
-        return (error * counts).sum() / counts.sum().clamp(min=1)
-
-    def level(self, batch: Batch) -> torch.Tensor:
-        """Return Sentinel-2's own pixels of the bands, repeated."""
-        groups = zip(batch[:2], (2, 4), strict=True)
-        repeated = [
-            x.repeat_interleave(n, -2).repeat_interleave(n, -1) for x, n in groups
-        ]
-        return torch.cat(repeated, 1)[:, list(self.bands)]

@@ -30,7 +30,7 @@ from s2sr_xr.train.data.pairs import patches, reduced_pairs, true_pair
 from s2sr_xr.train.data.patches import Rules, Sampler
 from s2sr_xr.train.data.scenes import simulated_scene, source
 from s2sr_xr.train.losses import over_bicubic
-from s2sr_xr.train.recipes.evoland import Restoration
+from s2sr_xr.train.recipes.restoration import Restoration
 
 if TYPE_CHECKING:
     from collections.abc import Callable
