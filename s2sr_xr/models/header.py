@@ -57,7 +57,7 @@ def read_spec(path: Path) -> tuple[ModelSpec, str]:
     Raises
     ------
     ModelError
-        The file is no safetensors file, or not one that this library wrote.
+        The file is not a safetensors file, or not one that this library wrote.
     """
     header = read_header(path)
     return header.spec, header.kind
@@ -69,7 +69,7 @@ def read_header(path: Path) -> Header:
     Raises
     ------
     ModelError
-        The file is no safetensors file, or not one that this library wrote.
+        The file is not a safetensors file, or not one that this library wrote.
     """
     check_file(path)
     return _header(path, file_stamp(path))

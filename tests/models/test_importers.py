@@ -178,7 +178,7 @@ def test_an_order_that_cannot_be_told_is_refused(tmp_path):
     source = keras_file(
         tmp_path / "a.hdf5", convolutions(), names, listed=sorted(names)
     )
-    refused(source, "dsen2-20m", "their order cannot be told", tmp_path)
+    refused(source, "dsen2-20m", "their order is unknown", tmp_path)
 
 
 def test_lambda_code_is_not_run(tmp_path):
@@ -308,8 +308,8 @@ def many_kernels(group, file):
         (linked_group, "ExternalLink"),
         (many_names, r"layer_names lists \(5000,\) names"),
         (many_kernels, "made to fill the memory"),
-        (lambda g, f: f.attrs.update(model_config=np.bytes_("{")), "no description"),
-        (lambda g, f: f.attrs.update(model_config="[" * 50_000), "no description"),
+        (lambda g, f: f.attrs.update(model_config=np.bytes_("{")), "does not describe"),
+        (lambda g, f: f.attrs.update(model_config="[" * 50_000), "does not describe"),
         (lambda g, f: f.attrs.update(model_config=chain(["a"])), "not have the layers"),
         (
             lambda g, f: f.attrs.update(
@@ -393,7 +393,7 @@ def test_out_is_a_new_file(tmp_path):
     source = keras_file(tmp_path / "a.hdf5", convolutions(**SMALL))
     (tmp_path / "old.safetensors").touch()
     for out, said in (
-        ("old.safetensors", "is there already"),
+        ("old.safetensors", "exists. Remove"),
         ("new.pt", "does not end in .safetensors"),
         ("sub/new.safetensors", "There is no folder"),
     ):
@@ -1119,4 +1119,4 @@ def test_the_command_imports_and_shows(tmp_path):
     assert '"source": "a.onnx"' in shown
     again = CliRunner().invoke(app, asked)
     assert again.exit_code == 2
-    assert "is there already" in again.stderr
+    assert "exists. Remove" in again.stderr
