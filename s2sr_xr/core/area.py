@@ -52,9 +52,7 @@ class Area:
         try:
             return bool(self.crs and CRS.from_user_input(self.crs).is_geographic)
         except CRSError as error:
-            raise GridError(
-                f"crs={self.crs!r} is none that is known: {error}"
-            ) from None
+            raise GridError(f"crs={self.crs!r} is unknown: {error}") from None
 
     def on(self, grid: Grid) -> Ground:
         """Return the bounding box in the metres of `grid`."""

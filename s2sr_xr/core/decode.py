@@ -34,8 +34,8 @@ def decode(obj: Obj, *, offset: float, scale: float = 1e-4) -> Obj:
     Raises
     ------
     RadiometryError
-        `scale` or `offset` is no such number, a variable is decoded already, or none is
-        named like a band.
+        `scale` or `offset` is not such a number, a variable is decoded already, or none
+        has the name of a band.
     """
     if not 0 < scale < math.inf:
         raise RadiometryError(f"scale is the reflectance of one count; got {scale}.")
@@ -69,11 +69,11 @@ def _decode(ds: xr.Dataset, offset: float, scale: float) -> xr.Dataset:
 def _decoded(counts: xr.DataArray, offset: float, scale: float) -> xr.DataArray:
     import numpy as np
 
-    told = counts.attrs.get("radiometry")
+    known = counts.attrs.get("radiometry")
     # Integers are counts, whatever attributes of theirs outlived arithmetic.
-    if told and counts.attrs.get("units") == "1" and counts.dtype.kind == "f":
+    if known and counts.attrs.get("units") == "1" and counts.dtype.kind == "f":
         raise RadiometryError(
-            f"{counts.name} is reflectance already ({told}): leave decode out."
+            f"{counts.name} is reflectance already ({known}): leave decode out."
         )
     # Dividing by 10 000 rounds once, as a correctly rounded reader does.
     values = (counts.astype(np.float32) + np.float32(offset)) / np.float32(1 / scale)

@@ -93,7 +93,7 @@ NOT_SENSOR = (
 
 
 def is_sensor(obj: Object) -> bool:
-    """Tell whether an object holds counts of detectors instead of a map."""
+    """Return whether an object holds counts of detectors instead of a map."""
     if isinstance(obj, xr.DataTree):
         return bool(_groups(obj)) and "r10m" not in obj
     return isinstance(obj, xr.Dataset) and any(
@@ -126,7 +126,7 @@ def detector_scene(ds: xr.Dataset) -> Scene:
     Raises
     ------
     GridError
-        It is no detector, or y and x are not every line and sample, in order.
+        It is not a detector, or y and x are not every line and sample, in order.
     RadiometryError
         A band does not say that it holds counts.
     """

@@ -233,7 +233,7 @@ def _utm_wkt(text: str) -> str:
         crs = CRS.from_user_input(text)
     except CRSError as error:
         raise GridError(
-            f"The object's CRS is {text!r}, which is none that is known. Give it one: "
+            f"The object's CRS is {text!r}, which is unknown. Give it one: "
             "obj.rio.write_crs('EPSG:326xx')."
         ) from error
     epsg = crs.to_epsg() or 0

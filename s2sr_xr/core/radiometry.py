@@ -247,7 +247,7 @@ def offset_of(baseline: str) -> int | None:
 
 
 def _is_doubtful(item: Mapping[str, Any], asset: Mapping[str, Any]) -> bool:
-    """Tell whether the asset is one whose flags contradict its pixels.
+    """Return whether the asset is one whose flags contradict its pixels.
 
     Element84/earth-search#66, #71. Planetary Computer's collection has the same name.
     The JPEG 2000 assets of these items are ESA's own files, with ESA's own offset. The

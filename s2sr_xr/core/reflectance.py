@@ -76,7 +76,7 @@ def decode(counts: np.ndarray, radiometry: Radiometry) -> np.ndarray:
     Raises
     ------
     RadiometryError
-        The counts are no integers: they were decoded before.
+        The counts are not integers: they were decoded before.
 
     >>> from_baseline_4 = Radiometry(offset=-1000, source="user")
     >>> decode(np.array([0, 500, 1234], "uint16"), from_baseline_4)
@@ -91,7 +91,7 @@ def decode(counts: np.ndarray, radiometry: Radiometry) -> np.ndarray:
     reflectance += np.float32(radiometry.offset)
     per_unit = round(1 / radiometry.scale)
     if math.isclose(1 / radiometry.scale, per_unit, rel_tol=1e-9):
-        # A division rounds once; 1e-4 itself is no binary number.
+        # A division rounds once; 1e-4 itself is not a binary number.
         reflectance /= np.float32(per_unit)
     else:
         reflectance *= np.float32(radiometry.scale)

@@ -82,7 +82,7 @@ FLAGS = "flags"
 
 
 def flags_name(res: float) -> str:
-    """Return what the flags of pixels of `res` metres are called beside the bands.
+    """Return what the flags of pixels of `res` metres are called, next to the bands.
 
     >>> flags_name(20)
     'flags20'
@@ -171,7 +171,9 @@ def _scene(
         if band is None:
             continue
         if band in planes:
-            raise GridError(f"{band} stands twice in the object; drop one ({name!r}).")
+            raise GridError(
+                f"{band} appears more than once in the object; drop one ({name!r})."
+            )
         planes[band] = _plane(band, array, grid)
         coords |= _time_coords(array, coords)
     if not planes:
@@ -210,8 +212,8 @@ def _plane(band: str, array: xr.DataArray, grid: Grid) -> Plane:
 def _masked(variable: xr.Variable) -> xr.Variable:
     """Return a band with NaN where it is a value that its attributes call missing.
 
-    Only where that is no reflectance: a 0 may be left over from counts, of which it was
-    taken away already.
+    Only where that cannot be a reflectance: a 0 may be left over from counts, of which
+    it was taken away already.
     """
     for value in declared(variable.attrs):
         if not FLOOR < value < CEILING:

@@ -1,4 +1,4 @@
-"""The lattice: which tiles there are, what each one reads, and what it keeps.
+"""The tile grid: which tiles there are, what each one reads, and what it keeps.
 
 Integers only, counted in **cells**: the footprint of the coarsest input pixel of a
 model. The words, with one meaning everywhere:
@@ -11,7 +11,7 @@ halo
     What is read beyond what is written: the margin and the reach of the no-data fill.
 tile
     What the network writes at once; always the same size for one object.
-lattice
+tile grid
     The grid of tiles. It starts at the first cell of the object in hand, never at a
     chunk, so the same tiles are evaluated whatever the chunking.
 chunk

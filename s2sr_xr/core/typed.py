@@ -16,7 +16,7 @@ __all__ = ["typed"]
 def typed(name: str, value: object, kind: Any) -> Any:  # noqa: ANN401 - a type
     """Return a value as a kind: a list as a tuple, a table as a dataclass.
 
-    A whole number is a float too, and true is no number.
+    A whole number is a float too, but true is not a number.
 
     Parameters
     ----------

@@ -63,7 +63,7 @@ LEAST = 6
 
 
 WINDOW = 8
-"""Pixels of truth along a side that UIQ needs."""
+"""Pixels of the reference along a side that UIQ needs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +95,7 @@ class Trial:
 def one_scale_below(
     obj: Object, task: Task = "20m", *, bands: Sequence[str] | None = None
 ) -> Trial:
-    """Return a scene degraded by the factor of a task, and the truth that it had.
+    """Return a scene degraded by the factor of a task, and the reference that it had.
 
     Rows and columns beyond the last whole cell of the coarsest degraded pixel are left
     out. A missing pixel stays missing, with what the blur carries it to.

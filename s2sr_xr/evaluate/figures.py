@@ -1,4 +1,4 @@
-"""Native pixels beside finer ones, and beside the truth where it is known."""
+"""Native pixels next to finer ones, and to the reference where it is known."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def before_after(
     side: int = 900,
     title: str = "",
 ) -> Path:
-    """Write a picture of native bands beside their finer ones, and return its path.
+    """Write a picture of native bands next to their finer ones, and return its path.
 
     Rows: the whole scene, two close-ups where there is most detail, and one of a 60 m
     band. Columns: true colour, the native bands, the result, and with `truth` also the

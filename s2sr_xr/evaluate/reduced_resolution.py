@@ -1,9 +1,9 @@
-"""How good a model is on a scene of your own, whose finer truth nobody knows.
+"""How good a model is on a scene of your own, without a finer reference.
 
-One scale below there is a truth: all bands are degraded by the factor of the task, and
-what a model makes of them is compared with the pixels that were recorded. A network for
-20 -> 10 m is asked for 40 -> 20 m, one for 60 -> 10 m for 360 -> 60 m. One for 5 m is
-asked for 20 -> 10 m of the 10 m bands; of the 20 m bands it makes 10 m pixels too,
+All bands are degraded by the factor of the task (Wald's protocol), and what a model
+makes of them is compared with the pixels that were recorded, the reference. A network
+for 20 -> 10 m is asked for 40 -> 20 m, one for 60 -> 10 m for 360 -> 60 m. One for 5 m
+is asked for 20 -> 10 m of the 10 m bands; of the 20 m bands it makes 10 m pixels too,
 which are degraded once more and compared at 20 m (40 -> 20 m). What is measured is how
 well a model does *there*; detail one scale up is rarer, and figures are of that order.
 
@@ -93,15 +93,15 @@ def score_scene(
     obj
         As `upsample` takes it; reflectance at one time.
     models
-        What is judged beside nearest neighbour and bicubic: registry names, paths of
+        What is judged next to nearest neighbour and bicubic: registry names, paths of
         weights, or keys of `INTERPOLATIONS`. None: what the library uses for the task.
     task
         ``"20m"``, ``"60m"`` or ``"5m"``.
     bands
         Which bands to judge; None: all that the task and every model make.
     border
-        Pixels of the truth along each side that are left out: a network sees mirrored
-        pixels there.
+        Pixels along each side of the reference that are left out: a network sees
+        mirrored pixels there.
     device, precision, consistent, check
         As in `upsample`.
 
@@ -149,7 +149,7 @@ def attempt(
     consistent: bool = False,
     check: bool = True,
 ) -> dict[int, xr.Dataset]:
-    """Return what a method makes of the degraded bands, on the pixels of the truth.
+    """Return what a method makes of the degraded bands, on the pixels of the reference.
 
     Parameters
     ----------
@@ -286,7 +286,7 @@ def _interpolated(trial: Trial, native: int, method: str) -> xr.Dataset:
 
 
 def _placed(made: xr.Dataset, truth: xr.Dataset, degrade: int = 1) -> xr.Dataset:
-    """Return bands on the pixels of the truth, `degrade` times as wide as made."""
+    """Return bands on the pixels of the reference, `degrade` times as wide as made."""
     names = [str(b) for b in truth.data_vars]
     images = {b: image.to_numpy() for b, image in made[names].compute().items()}
     if degrade > 1:

@@ -1,4 +1,4 @@
-"""Scores of results against a truth, and tables of them.
+"""Scores of results against a reference, and tables of them.
 
 >>> import numpy as np
 >>> row = Row(name="B05", native=20, rmse=81.25, sre=24.5, sam=np.nan, uiq=0.91)
@@ -70,7 +70,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
-    """How near one prediction is to the truth; ``print`` shows a table."""
+    """How near one prediction is to the reference; ``print`` shows a table."""
 
     bands: tuple[Row, ...]
     """One row a band, in the order of the instrument."""

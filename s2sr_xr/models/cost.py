@@ -37,7 +37,7 @@ class Cost:
 
 
 class _Sampling(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Knows the shape that sampling gives; torch takes a hundred operations to tell."""
+    """Knows the shape that sampling gives; torch needs a hundred operations for it."""
 
     def __torch_dispatch__(
         self,
@@ -95,7 +95,7 @@ def cost_of(
 ) -> Cost:
     """Return what a tile of `tile` cells with its halo takes, without computing it.
 
-    A network is of no use afterwards: its weights are gone. A function that is no
+    A network is of no use afterwards: its weights are gone. A function that is not an
     ``nn.Module`` (interpolation) counts no operations, and as activations twice what it
     takes and gives.
     """

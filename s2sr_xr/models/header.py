@@ -26,7 +26,6 @@ __all__ = [
     "broken",
     "parsed",
     "read_header",
-    "read_spec",
     "spec_from_json",
     "spec_to_json",
 ]
@@ -51,25 +50,13 @@ class Header:
     """Everything else: source, constants."""
 
 
-def read_spec(path: Path) -> tuple[ModelSpec, str]:
-    """Return the facts in a weights file, and the architecture that it fits.
-
-    Raises
-    ------
-    ModelError
-        The file is no safetensors file, or not one that this library wrote.
-    """
-    header = read_header(path)
-    return header.spec, header.kind
-
-
 def read_header(path: Path) -> Header:
     """Return what a weights file says of itself.
 
     Raises
     ------
     ModelError
-        The file is no safetensors file, or not one that this library wrote.
+        The file is not a safetensors file, or not one that this library wrote.
     """
     check_file(path)
     return _header(path, file_stamp(path))

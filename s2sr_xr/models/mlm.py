@@ -39,7 +39,7 @@ def to_mlm(spec: ModelSpec) -> dict[str, Any]:
     Parameters
     ----------
     spec
-        The facts, from `get_spec`. The asset is ``NAME.safetensors`` beside the item.
+        The facts, from `get_spec`. The asset is ``NAME.safetensors`` next to the item.
 
     Returns
     -------

@@ -62,7 +62,7 @@ WORLDSTRAT: Constants = {
 
 PROJECT = {20: 0.5, 60: 0.0}
 """Share that our networks for these bands project back. Half is what keeps their
-sharpness at 10 m; 60 m bands learn theirs from simulated truth, and need none."""
+sharpness at 10 m; 60 m bands learn theirs from simulated references, and need none."""
 
 SLIPPED: Constants = dict(zip(R20, list(EVOLAND.values())[6:], strict=False))
 """What the published x4 network of B05, B06, B07, B8A standardises with: those of B07,

@@ -70,7 +70,7 @@ def register(spec: ModelSpec, build: Build) -> None:
         Another model has the name, or it would be taken for a path.
     """
     if is_path(spec.name) or not spec.name.strip():
-        raise ModelError(f"{spec.name!r} is no name for a model: it looks like a path.")
+        raise ModelError(f"{spec.name!r} cannot name a model: it looks like a path.")
     if spec.name in _MODELS and _MODELS[spec.name].spec != spec:
         raise ModelError(f"A model named {spec.name!r} is registered; choose another.")
     _MODELS[spec.name] = _Entry(spec, build)
@@ -227,15 +227,15 @@ def _architecture(header: Header) -> Build | None:
     Raises
     ------
     ModelError
-        No such architecture, or its facts are not those that the file tells.
+        No such architecture, or its facts are not those that the file gives.
     """
     if header.kind == "onnx":
         return None
     entry = _ARCHITECTURES.get(header.kind) or _entry(header.kind)
-    told, own = header.spec, entry.spec
-    if _shape(told) != _shape(own) or told.margin < own.margin:
+    given, own = header.spec, entry.spec
+    if _shape(given) != _shape(own) or given.margin < own.margin:
         raise ModelError(
-            f"The file of {told.name} tells {_shape(told)} with margin={told.margin}, "
+            f"The file of {given.name} has {_shape(given)} with margin={given.margin}, "
             f"but its architecture, {header.kind}, has {_shape(own)} with margin="
             f"{own.margin}: its header was changed, or another version of s2sr_xr "
             "wrote it. Make it or import it again."

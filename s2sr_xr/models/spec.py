@@ -61,7 +61,7 @@ class ModelSpec:
     """Side of what the model writes at once, in cells."""
 
     also: tuple[str, ...] = ()
-    """What it gives beside the bands of `output`, in the channels after them: the flow
+    """What it gives besides the bands of `output`, in the channels after them: the flow
     of a registration."""
 
     exact: bool = True

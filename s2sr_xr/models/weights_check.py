@@ -48,8 +48,8 @@ def check_new(path: Path) -> None:
     """
     if path.suffix != ".safetensors" or path.exists():
         raise StoreError(
-            f"The weights would go to {path}, which exists or is no .safetensors file. "
-            'Say out="NEW.safetensors".',
+            f"The weights would go to {path}, which exists or is not a .safetensors "
+            'file. Say out="NEW.safetensors".',
             store=str(path),
         )
     if not path.parent.is_dir():
@@ -85,7 +85,7 @@ def file_stamp(path: Path) -> tuple[int, ...]:
 def check_file(path: Path) -> None:
     """Raise a ModelError unless `path` is a weights file of a size that can be meant.
 
-    Parsed is nothing; a file that is another format is told apart by its name.
+    Nothing is parsed; another format is recognised by its name.
     """
     if not path.is_file():
         raise ModelError(f"There is no weights file {os.fspath(path)!r}.")

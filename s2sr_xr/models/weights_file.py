@@ -115,7 +115,7 @@ def save_tensors(
     notes: Mapping[str, str] | None = None,
     remedy: str = "Make room, or name another place.",
 ) -> str:
-    """Write tensors as `save` does; `remedy` is what is told where that fails."""
+    """Write tensors as `save` does; `remedy` ends the message where that fails."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 

@@ -18,7 +18,7 @@ from s2sr_xr.core.bands import BANDS
 from s2sr_xr.engine.predictor import Predictor
 from s2sr_xr.errors import ModelError
 from s2sr_xr.models import weights_file
-from s2sr_xr.models.header import read_spec, spec_from_json, spec_to_json
+from s2sr_xr.models.header import read_header, spec_from_json, spec_to_json
 from s2sr_xr.models.published import published
 from s2sr_xr.models.registry import check_runs, family
 from s2sr_xr.models.spec import BandGroup, ModelSpec
@@ -76,7 +76,8 @@ def test_facts_survive_the_header(spec):
 
 
 def test_a_file_says_what_it_is(path):
-    spec, kind = read_spec(path)
+    header = read_header(path)
+    spec, kind = header.spec, header.kind
     assert kind == NAME
     assert replace(spec, sha256=None) == SPEC
     assert spec.sha256 == digest(path)
@@ -152,7 +153,7 @@ BROKEN = {
 def test_a_broken_file_is_named(tmp_path, data):
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(data)
-    for read in (read_spec, weights_file.load_file, s2sr_xr.load_model):
+    for read in (read_header, weights_file.load_file, s2sr_xr.load_model):
         with pytest.raises(ModelError, match=r"broken\.safetensors is not a whole"):
             read(broken)
 

@@ -189,7 +189,7 @@ def test_what_cannot_learn_is_refused(model, error, match, scene, tmp_path):
 def test_weights_are_not_written_over(scene, tmp_path):
     out = tmp_path / "mine.safetensors"
     out.write_text("precious")
-    with pytest.raises(s2sr_xr.StoreError, match=r"exists or is no \.safetensors"):
+    with pytest.raises(s2sr_xr.StoreError, match=r"exists or is not a \.safetensors"):
         scene.s2sr.finetune("dsen2-s-20m", steps=1, out=out)
     assert out.read_text() == "precious"
 

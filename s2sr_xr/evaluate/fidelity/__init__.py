@@ -1,4 +1,4 @@
-"""What a finer image keeps, gains and costs, with truth and without.
+"""What a finer image keeps, gains and costs, with a reference and without.
 
 Functions of NumPy arrays, 2-D unless they say ``(..., H, W)``. A missing pixel is NaN;
 windows that hold one are left out, and where nothing is left the figure is NaN.
@@ -16,7 +16,7 @@ function               says                                                perfe
 `edge_response`        how wide such edges are: FWHM and MTF               narrow
 `flat_windows`         where there is nothing but noise, or nearly so      -
 `noise`                spread over flat windows, and the signal there      small
-`seam_energy`          jumps across a lattice of lines over other jumps    1
+`seam_energy`          jumps across a grid of lines over other jumps       1
 `measure`              all of these, of a result and its tree
 `fidelity_table`       the same as text; `fidelity_page` as a picture
 =====================  ==================================================  =============

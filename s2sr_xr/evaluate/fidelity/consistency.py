@@ -126,7 +126,7 @@ def shift(moved: ArrayLike, reference: ArrayLike, *, side: int = 64) -> Floats:
     n = cross.shape[-1]
     f = np.fft.fftfreq(n)
     waves = np.stack(np.meshgrid(f, f, indexing="ij")).reshape(2, -1)
-    # Beside the Nyquist frequency a phase has no sign; below two periods in the window,
+    # Near the Nyquist frequency a phase has no sign; below two periods in the window,
     # its taper is what is seen.
     usable = (np.abs(waves).max(0) < 0.4) & (np.hypot(*waves) * n >= 1.5)
     waves, product = waves[:, usable], cross.ravel()[usable]

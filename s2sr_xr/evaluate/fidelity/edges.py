@@ -1,10 +1,10 @@
 """How wide the edges of an image are: the borders of fields as test charts.
 
 A straight border between two even fields, seen by an instrument, is the integral of its
-line spread. Pixels beside it lie at many distances, since borders are slanted, so that
+line spread. Pixels around it lie at many distances, since borders are slanted, so that
 the profile is known finer than the pixels (ISO 12233, slanted edge). Borders on the
-ground are no knife edges: the widths hold for instrument and ground together, and it is
-those of the same borders before and after that compare.
+ground are not knife edges: the widths hold for instrument and ground together, and only
+those of the same borders before and after compare.
 """
 
 from __future__ import annotations

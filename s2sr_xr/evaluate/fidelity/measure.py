@@ -1,4 +1,4 @@
-"""All figures of a result, band by band, beside those of bicubic interpolation."""
+"""All figures of a result, band by band, next to those of bicubic interpolation."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BandFidelity", "Fidelity", "Images", "Seen", "images_of", "measure"]
 
-_BORDER = 8  # native pixels beside the edge of the scene, which networks make up
+_BORDER = 8  # native pixels along the edge of the scene, which networks make up
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -277,7 +277,7 @@ def _band(
             if wide:
                 curve = ring_correlation(image, true)
                 scores["resolved" + end] = resolved(*curve) * factor
-    lattice = tile > 0 and max(fine["result"].shape) > tile
+    tiled = tile > 0 and max(fine["result"].shape) > tile
     return BandFidelity(
         name=images.name,
         native=images.pixel,
@@ -286,13 +286,13 @@ def _band(
         edges=responses["native"].count,
         seen=seen,
         gain=energy_gain(made, flat, above=0.5 / factor) if wide else np.nan,
-        seams=_seams(images, tile) if lattice else np.nan,
+        seams=_seams(images, tile) if tiled else np.nan,
         **scores,
     )
 
 
 def _seams(images: Images, tile: int) -> float:
-    """Return the jumps at tiles; a few lines cross few edges, so the ground is told."""
+    """Return the jumps at tiles over those of bicubic at the same lines."""
     result, ground = (
         seam_energy(images.fine[k], tile, cell=images.factor)
         for k in ("result", "bicubic")

@@ -132,27 +132,27 @@ def _spread(windows: Floats, chosen: NDArray[np.bool_]) -> Floats:
 def seam_energy(
     image: ArrayLike, step: int, *, cell: int = 1, offset: int = 0
 ) -> float:
-    """Return the mean squared jump across the lines of a lattice over that beside them.
+    """Return the mean squared jump across the lines of a grid over that next to them.
 
     Parameters
     ----------
     image
         (H, W), any unit; steps with a NaN are left out.
     step
-        Pixels between lines of the lattice, along both axes.
+        Pixels between lines of the grid, along both axes.
     cell
         Only lines at multiples of so many pixels are compared, the four before and
-        after each line of the lattice. Interpolated pixels jump less inside a native
-        pixel than beside its edge, and tiles begin at such edges.
+        after each line of the grid. Interpolated pixels jump less inside a native
+        pixel than next to its edge, and tiles begin at such edges.
     offset
         Pixels before the first line.
 
     Returns
     -------
     float
-        1: nothing tells the lattice from other lines, up to chance, which is a tenth or
+        1: its lines differ from no others, up to chance, which is a tenth or
         two where few lines cross a scene; 4: jumps are twice as large. NaN if the image
-        has no line of the lattice, or is flat beside it.
+        has no line of the grid, or is flat next to it.
 
     Raises
     ------
@@ -165,7 +165,7 @@ def seam_energy(
     """
     if step % cell or step == cell or step < 1:
         raise GridError(
-            f"step={step}: a lattice of seams is a multiple of cell={cell} px, and at "
+            f"step={step}: a grid of seams is a multiple of cell={cell} px, and at "
             "least two of them."
         )
     values = np.asarray(image, np.float64)

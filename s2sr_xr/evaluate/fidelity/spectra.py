@@ -208,7 +208,7 @@ def _power(transformed: NDArray[np.complex128]) -> Floats:
 
 
 def _rings(n: int) -> tuple[Floats, NDArray[np.intp]]:
-    """Return the frequencies of the rings, and the ring of each wave; 0 is no ring."""
+    """Return the frequencies of the rings, and the ring of each wave; 0 is none."""
     f = np.fft.fftfreq(n)
     ring = np.rint(np.hypot(f[:, None], f) * n).astype(np.intp)
     ring[ring > n // 2] = 0

@@ -42,7 +42,7 @@ def aligned_psnr(
 ) -> Floats:
     """Return the PSNR of each band after the truth was moved onto it, in dB.
 
-    A truth whose own bands lie a little beside each other punishes a prediction whose
+    A truth whose own bands lie a little apart punishes a prediction whose
     bands do not. So a smooth flow from each band of the prediction to the same band of
     the truth is found (TV-L1), and the truth is taken from where it leads (cubic
     spline). Where it leads out of the image, the pixel is left out.

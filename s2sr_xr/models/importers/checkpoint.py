@@ -37,7 +37,7 @@ def import_checkpoint(
     ----------
     path
         What the authors publish: ``.hdf5`` of DSen2, ``.pt`` and ``.pth.tar`` of L1BSR,
-        ``.onnx`` of EvoLand with its ``.yaml`` beside it.
+        ``.onnx`` of EvoLand with its ``.yaml`` next to it.
     kind
         ``"dsen2-20m"``, ``"dsen2-60m"``, ``"vdsen2-20m"``, ``"vdsen2-60m"``,
         ``"l1bsr-rec"``, ``"l1bsr-csr"`` or ``"evoland-onnx"``.
@@ -69,9 +69,7 @@ def _target(out: str | os.PathLike[str], kind: str) -> Path:
     if target.suffix != ".safetensors":
         raise ModelError(f"out={str(target)!r} does not end in .safetensors.")
     if target.exists():
-        raise ModelError(
-            f"{str(target)!r} is there already. Remove it, or name another."
-        )
+        raise ModelError(f"{str(target)!r} exists. Remove it, or name another.")
     if not target.parent.is_dir():
         raise ModelError(f"There is no folder {str(target.parent)!r} to write to.")
     return target

@@ -93,7 +93,7 @@ def read_convolutions(path: Path) -> list[Arrays]:
     Raises
     ------
     ModelError
-        The file is unsafe, damaged, or has layers that are no convolutions.
+        The file is unsafe, damaged, or has layers other than convolutions.
     """
     check_foreign(path, MAGIC, "an HDF5 file")
     h5py = extra("h5py")
@@ -202,7 +202,7 @@ def _config(path: Path, file: Any) -> list[Mapping[str, Any]]:  # noqa: ANN401
         return [layer for layer in layers if isinstance(_name(layer), str)]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ModelError(
-            f"{path.name}: its model_config is no description of a network: {error!r}."
+            f"{path.name}: its model_config does not describe a network: {error!r}."
         ) from error
 
 
@@ -229,7 +229,7 @@ def _order(
         # of equal layers would go unseen.
         raise ModelError(
             f"{path.name} lists its layers as {', '.join(have[:3])} ..., but their "
-            f"numbers say {', '.join(natural[:3])} ...: their order cannot be told. "
+            f"numbers say {', '.join(natural[:3])} ...: their order is unknown. "
             "Save the whole model, with its model_config."
         )
     return have

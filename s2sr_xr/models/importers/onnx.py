@@ -81,7 +81,7 @@ def _read_yaml(source: Path) -> Described:
     found = [p for s in (".yaml", ".yml") if (p := source.with_suffix(s)).is_file()]
     if not found:
         raise ModelError(
-            f"There is no {source.with_suffix('.yaml').name} beside {source.name}: it "
+            f"There is no {source.with_suffix('.yaml').name} next to {source.name}: it "
             "says which bands the network takes."
         )
     path = found[0]

@@ -138,7 +138,7 @@ def _plain(path: Path, loaded: Any) -> dict[str, torch.Tensor]:  # noqa: ANN401
         ):
             raise ModelError(
                 f"{path.name}: {name!r:.60} is {type(tensor).__name__}, not a tensor: "
-                "this is no state dict."
+                "this is not a state dict."
             )
         if tensor.layout != torch.strided or tensor.device.type != "cpu":
             raise ModelError(f"{path.name}: {name} is not a plain tensor.")

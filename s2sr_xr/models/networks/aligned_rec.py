@@ -10,7 +10,7 @@ References
 Nguyen et al. (2023), L1BSR, CVPR workshops, section 3.1: the task, and the residual
 network between one convolution and a pixel shuffle.
 Tsai, Huang (1984), Multiframe image restoration and registration: alias of shifted
-images, told apart by the phase of the shift.
+images, separated by the phase of the shift.
 Perez et al. (2018), FiLM: visual reasoning with a general conditioning layer, AAAI.
 """
 

@@ -1,7 +1,7 @@
 """CARN as EvoLand uses it: ten bands at 5 m.
 
 Like the original, except that cascades add where it concatenates, activations are
-leaky, and there is no mean shift but a standardisation of each band.
+leaky, and each band is standardised instead of shifted by a mean.
 
 References
 ----------

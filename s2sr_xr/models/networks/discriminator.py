@@ -1,4 +1,4 @@
-"""What tells real fine images from made ones, in the adversarial stage.
+"""A network that separates real fine images from made ones, in the adversarial stage.
 
 References
 ----------

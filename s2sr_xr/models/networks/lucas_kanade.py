@@ -45,7 +45,7 @@ class Features(nn.Module):
     Parameters
     ----------
     width, made
-        Channels inside, and channels that are learnt beside the three of the gradient.
+        Channels inside, and channels that are learnt besides the three of the gradient.
     """
 
     def __init__(self, width: int, made: int) -> None:

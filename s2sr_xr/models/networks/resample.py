@@ -37,7 +37,7 @@ class Upsample(torch.nn.Module):
     first, along x and then along y: the result is equal bit for bit whatever the
     position of the pixel, the size of the tensor, its batch, its memory format and the
     number of threads, and mirrored input gives mirrored output. Nothing is clipped:
-    bicubic overshoots beside edges. Taps of weight 0 are skipped, so a NaN reaches only
+    bicubic overshoots at edges. Taps of weight 0 are skipped, so a NaN reaches only
     the pixels that weigh it.
 
     Parameters

@@ -19,7 +19,7 @@ __all__ = ["Standard", "set_constants"]
 class Standard(nn.Module):
     """Reflectance to units of the training set, and back.
 
-    Constants, not weights: they are no part of the state dict. `mean` and `std` are of
+    Constants, not weights: they are not part of the state dict. `mean` and `std` are of
     each band, in reflectance.
     """
 
@@ -42,7 +42,7 @@ class Standard(nn.Module):
 
 
 def set_constants(network: nn.Module, name: str, text: str) -> None:
-    """Give a network the mean and deviation of its bands that a header tells.
+    """Give a network the mean and deviation of its bands that a header gives.
 
     Raises
     ------
@@ -51,8 +51,8 @@ def set_constants(network: nn.Module, name: str, text: str) -> None:
     """
     standard = getattr(network, "standard", None)
     try:
-        told = json.loads(text)
-        mean, std = (torch.tensor([*map(float, told[k])]) for k in ("mean", "std"))
+        given = json.loads(text)
+        mean, std = (torch.tensor([*map(float, given[k])]) for k in ("mean", "std"))
         for have, new in ((standard.mean, mean), (standard.std, std)):  # type: ignore[union-attr]
             have.copy_(new.reshape(have.shape))
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
