@@ -13,7 +13,6 @@ goes through: the task of the block.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import threading
@@ -22,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import dask
+from common import tell
 
 import s2sr_xr
 from s2sr_xr.errors import S2SRWarning
@@ -100,15 +100,13 @@ def main(arguments: list[str] | None = None) -> dict[str, object]:
             print(f"{name}:", *sorted(road.calls), sep="\n  ")
         print("deepest:", *parts["block"].deepest, sep="\n  ")
     row = {
-        "benchmark": "road",
         "files": len(set().union(*(road.calls for road in parts.values()))),
         "files_to_zarr": len(parts["to_zarr"].calls),
         "depth_to_zarr": parts["to_zarr"].depth,
         "files_block": len(parts["block"].calls),
         "depth_block": parts["block"].depth,
     }
-    print(json.dumps(row))
-    return row
+    return tell("road", row)
 
 
 if __name__ == "__main__":

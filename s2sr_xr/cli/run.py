@@ -53,44 +53,33 @@ class Task(StrEnum):
     register = "register"
 
 
-@app.command()
-def upsample(  # noqa: PLR0913 - a command's options
-    src: Source,
-    out: Out,
-    *,
-    model: Model = None,
-    bands: Bands = None,
-    precision: Arithmetic = Precision.float32,
-    device: Device = "auto",
-    block: Block = 2196,
-    resume: Resume = True,
-    layout: Lay = Layout.plain,
-    cog: Cog = None,
-    dry_run: DryRun = False,
-) -> None:
-    """Bring the 20 m and 60 m bands of a product to 10 m."""
-    how = _recipe(Task.upsample, model, bands, precision, device, block)
-    _one(how, src, out, resume=resume, layout=layout, cog=cog, dry_run=dry_run)
+def _command(task: Task, text: str) -> None:
+    """Add the command that makes one store of a product."""
+
+    @app.command(task.value, help=text)
+    def make(  # noqa: PLR0913 - a command's options
+        src: Source,
+        out: Out,
+        *,
+        model: Model = None,
+        bands: Bands = None,
+        precision: Arithmetic = Precision.float32,
+        device: Device = "auto",
+        block: Block = 2196,
+        resume: Resume = True,
+        layout: Lay = Layout.plain,
+        cog: Cog = None,
+        dry_run: DryRun = False,
+    ) -> None:
+        how = _recipe(task, model, bands, precision, device, block)
+        _one(how, src, out, resume=resume, layout=layout, cog=cog, dry_run=dry_run)
 
 
-@app.command()
-def superresolve(  # noqa: PLR0913 - a command's options
-    src: Source,
-    out: Out,
-    *,
-    model: Model = None,
-    bands: Bands = None,
-    precision: Arithmetic = Precision.float32,
-    device: Device = "auto",
-    block: Block = 2196,
-    resume: Resume = True,
-    layout: Lay = Layout.plain,
-    cog: Cog = None,
-    dry_run: DryRun = False,
-) -> None:
-    """Bring the bands of a product to 5 m; of L1B, one store a detector."""
-    how = _recipe(Task.superresolve, model, bands, precision, device, block)
-    _one(how, src, out, resume=resume, layout=layout, cog=cog, dry_run=dry_run)
+_command(Task.upsample, "Bring the 20 m and 60 m bands of a product to 10 m.")
+_command(
+    Task.superresolve,
+    "Bring the bands of a product to 5 m; of L1B, one store a detector.",
+)
 
 
 @app.command()

@@ -63,7 +63,7 @@ def records(path):
 CHILD = """
     import os, signal, sys
     from pathlib import Path
-    sys.path.insert(0, {tests!r})
+    sys.path[:0] = [{tests!r}, {tests!r} + "/output"]
     from test_resume import result
 
     # Whoever started this may have told it to ignore Ctrl-C, as a shell's "&" does.
@@ -416,7 +416,7 @@ def test_a_complete_store_takes_no_block():
 
 HOLDER = """
     import sys
-    sys.path.insert(0, {tests!r})
+    sys.path[:0] = [{tests!r}, {tests!r} + "/output"]
     from test_resume import result
     from s2sr_xr.output.zarr import Target
     real = Target.write
