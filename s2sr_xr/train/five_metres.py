@@ -27,7 +27,7 @@ from s2sr_xr.train.data.augment import Augment
 from s2sr_xr.train.data.datasets import sen2venus
 from s2sr_xr.train.data.evoland_batches import TEN
 from s2sr_xr.train.data.patches import Rules, Sampler, band_means
-from s2sr_xr.train.data.reference_image import beside, open_finer
+from s2sr_xr.train.data.reference_image import open_finer, with_finer
 from s2sr_xr.train.data.scenes import open_scenes, source
 from s2sr_xr.train.loop import fit
 from s2sr_xr.train.plan import Plan
@@ -112,7 +112,7 @@ class Scenes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """Everything that decides the weights, beside scenes and first weights."""
+    """Everything that decides the weights, except scenes and first weights."""
 
     loss: Callable[[Any, Any], torch.Tensor]
     """What is learnt."""
@@ -214,7 +214,7 @@ def open_all(job: Training, settings: Recipe) -> Data:
         levels.update(found)
         if image is not None and image.path:
             raster = open_finer(image.path, bands=image.bands, scale=image.scale)
-            finer.append(beside(tree, spec, f"{place} beside {image.path}", raster))
+            finer.append(with_finer(tree, spec, f"{place} with {image.path}", raster))
         elif (truth := _simulated(place)) is not None:
             group = BandGroup(names=spec.output.names, per_cell=spec.output.per_cell)
             finer.append(source(tree, spec, place, truth=(truth, group)))

@@ -14,7 +14,6 @@ import pytest
 import rasterio
 from pyproj import Transformer
 
-from s2sr_xr import simulate
 from s2sr_xr.core.bands import BANDS
 from s2sr_xr.errors import GridError, MissingBandError, RadiometryError
 from s2sr_xr.simulate import simulate_scene, write_item

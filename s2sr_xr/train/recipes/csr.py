@@ -1,6 +1,6 @@
 """Recipes of CSR: the flow between two bands of two detectors.
 
-*Anchor consistency* needs no truth: the way from a band of one detector to the same
+*Anchor consistency* needs no reference: the way from a band of one detector to the same
 band of the other, over any band in between, has to lead to the same picture.
 *Supervised* takes the flows that the simulation knows.
 
@@ -58,7 +58,7 @@ Task: TypeAlias = Literal["anchor", "supervised"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """Everything that decides the weights, beside the images and the first weights."""
+    """Everything that decides the weights, except images and first weights."""
 
     task: Task = "anchor"
     """What is learnt from: consistency, or the flows of the simulation."""

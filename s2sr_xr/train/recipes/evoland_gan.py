@@ -321,8 +321,8 @@ class Adversarial:
         false, real = self.seen(made), self.seen(example.target)
         looks = [network(image, judge="fixed") for image in (false, real)]
         fooled = relativistic_loss(looks[0], looks[1].detach())
-        told = [network(image, judge="learn") for image in (real, false.detach())]
-        learnt = relativistic_loss(told[0], told[1], self.smooth)
+        judged = [network(image, judge="learn") for image in (real, false.detach())]
+        learnt = relativistic_loss(judged[0], judged[1], self.smooth)
         return faithful + self.weight * fooled + learnt
 
     def seen(self, image: torch.Tensor) -> torch.Tensor:
