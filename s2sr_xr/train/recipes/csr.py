@@ -20,7 +20,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from s2sr_xr.errors import ModelError
 from s2sr_xr.models.networks.csr import standardise, warp
-from s2sr_xr.train.data.l1b_scenes import l1b_data, l1b_settings
+from s2sr_xr.train.data.l1b_scenes import data, l1b_settings
 from s2sr_xr.train.data.l1b_simulation import (
     BANDS,
     Sensor,
@@ -90,11 +90,6 @@ def settings(job: Training) -> Recipe:
     """Return the settings of a job."""
     # What csr-s solves by itself needs float32.
     return l1b_settings(job, Recipe, task="anchor", plan={"precision": "float32"})
-
-
-def data(job: Training, settings: Recipe) -> Data:
-    """Return the images or real pairs of a job."""
-    return l1b_data(job, settings)
 
 
 def network(settings: Recipe, build: Callable[..., nn.Module]) -> nn.Module:

@@ -30,12 +30,12 @@ from s2sr_xr.train.five_metres import (
     TWENTY,
     Recipe,
     Scenes,
-    begun,
     check_bands,
     check_finer,
+    data,
     fit_scenes,
     inputs,
-    open_all,
+    network,
     sampler,
     settings_of,
 )
@@ -116,26 +116,10 @@ def settings(job: Training) -> Gan:
     return settings_of(job, Adversarial, Gan, tables=tables)
 
 
-def data(job: Training, settings: Gan) -> Data:
-    """Return the scenes of a job, opened."""
-    return open_all(job, settings)
-
-
-def network(settings: Gan, build: Callable[..., nn.Module]) -> nn.Module:
-    """Return the network as training begins."""
-    return begun(build, settings)
-
-
 def steps(
     settings: Gan, network: nn.Module, data: Data, files: Files
 ) -> Iterator[Step]:
-    """Train the network, and yield each step.
-
-    Raises
-    ------
-    GridError, MissingBandError
-        No scene has a finer image, or one lacks a band.
-    """
+    """Train the network, and yield each step."""
     return train(settings, network, data.source, files)
 
 

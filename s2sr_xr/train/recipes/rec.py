@@ -24,7 +24,7 @@ from s2sr_xr.models.networks.csr import standardise
 from s2sr_xr.models.networks.lucas_kanade import LucasKanade
 from s2sr_xr.models.networks.rec import REC, SCALE
 from s2sr_xr.models.registry import load_model
-from s2sr_xr.train.data.l1b_scenes import l1b_data, l1b_settings
+from s2sr_xr.train.data.l1b_scenes import data, l1b_settings
 from s2sr_xr.train.data.l1b_simulation import (
     BANDS,
     GREEN,
@@ -128,11 +128,6 @@ class Recipe:
 def settings(job: Training) -> Recipe:
     """Return the settings of a job."""
     return l1b_settings(job, Recipe, task="self", bands=BANDS)
-
-
-def data(job: Training, settings: Recipe) -> Data:
-    """Return the images or real pairs of a job."""
-    return l1b_data(job, settings)
 
 
 def network(settings: Recipe, build: Callable[..., nn.Module]) -> nn.Module:
