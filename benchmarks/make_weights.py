@@ -85,8 +85,9 @@ def ship(maker, recipe: dict, network: torch.nn.Module, out: Path) -> dict:
     digest = save_tensors(path, state, facts, name)
     path.chmod(0o644)
     found = maker.scores(network, s2sr_xr.load_model(path))
-    print(json.dumps(found, indent=1), flush=True)
-    told = {k: v for k, v in recipe.items() if k not in ("limits", "compared")}
+    brief = {k: v for k, v in found.items() if k != "scenes"}
+    print(json.dumps(brief, indent=1), flush=True)
+    settings = {k: v for k, v in recipe.items() if k not in ("limits", "compared")}
     return {
         "name": name,
         "title": facts.title,
@@ -97,7 +98,7 @@ def ship(maker, recipe: dict, network: torch.nn.Module, out: Path) -> dict:
         "citation": facts.citation,
         "terms": TERMS,
         "learnt_from": maker.learnt_from(),
-        "recipe": told,
+        "recipe": settings,
         **found,
         "limits": recipe["limits"],
     }

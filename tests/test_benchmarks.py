@@ -1,10 +1,12 @@
-"""Each benchmark runs at toy size, and tells what its question asks for."""
+"""Each benchmark runs at toy size, and reports what its question asks for."""
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +27,7 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("products")
 
 
-def told(name, *options):
+def run(name, *options):
     """Run a benchmark; return what it said, and its JSON lines."""
     command = [sys.executable, FOLDER / f"{name}.py", *map(str, options)]
     done = subprocess.run(
@@ -42,9 +44,20 @@ def told(name, *options):
     return done.stdout, rows
 
 
+def test_benchmarks_import_in_no_circle_and_stay_short():
+    names = {path.stem for path in FOLDER.glob("*.py")}
+    others = {}
+    for name in names:
+        text = (FOLDER / f"{name}.py").read_text()
+        assert len(text.splitlines()) <= 450, name
+        found = re.findall(r"^\s*(?:from|import) (\w+)", text, re.MULTILINE)
+        others[name] = {other for other in found if other in names - {name}}
+    assert list(TopologicalSorter(others).static_order())
+
+
 def test_engine_compares_with_products_a_peer_and_a_worker():
     options = ["--model", "dsen2-20m", "--tiles", 6, "--rounds", 1, *ALONE]
-    _, rows = told("engine", *options, "--precision", "float32", "--peer", "--cluster")
+    _, rows = run("engine", *options, "--precision", "float32", "--peer", "--cluster")
     by_place = {r["where"]: r for r in rows if r["run"] == "float32"}
     assert list(by_place) == ["process", "a worker", "all workers"]
     assert by_place["process"]["over_onnxruntime"] > 0
@@ -58,7 +71,7 @@ STAGES = ["read", "predict", "encode", "write", "other", "waiting"]
 
 def test_scene_tells_shares_of_all_threads_and_of_the_engine(folder):
     options = ["--size", 120, "--model", "carn-s", "--block", 60, *SMALL]
-    _, (row,) = told("scene", *options, "--workers", 1, "--folder", folder)
+    _, (row,) = run("scene", *options, "--workers", 1, "--folder", folder)
     assert list(row["shares"]) == STAGES
     assert sum(row["shares"].values()) == pytest.approx(1, abs=0.01)
     assert all(row["shares"][s] > 0 for s in ("read", "predict", "write"))
@@ -71,7 +84,7 @@ def test_scene_tells_shares_of_all_threads_and_of_the_engine(folder):
 def test_peers_make_the_same_pixels(folder):
     options = ["--size", 60, "--side", 80, "--rounds", 1, *SMALL]
     options += ["--model", "dsen2-20m", "carn", "--precision", "float32"]
-    _, rows = told("peers", *options, "--folder", folder)
+    _, rows = run("peers", *options, "--folder", folder)
     assert [r["run"] for r in rows] == ["ours float32", "loop"] * 2
     for mine, loop in zip(rows[::2], rows[1::2], strict=True):
         # Both are rounded to counts.
@@ -82,7 +95,7 @@ def test_peers_make_the_same_pixels(folder):
 
 
 def test_graph_has_a_task_a_block():
-    said, rows = told("graph", "--blocks", 1, 16)
+    said, rows = run("graph", "--blocks", 1, 16)
     assert [r["tasks"] - r["blocks"] for r in rows] == [1, 1]
     assert all(r["scheduler_ms_a_block"] > 0 for r in rows)
     assert "graph_bytes_a_block: times" in said
@@ -90,7 +103,7 @@ def test_graph_has_a_task_a_block():
 
 def test_scaling_cuts_as_many_blocks_as_it_says(folder):
     options = ["--blocks", 1, 4, "--block", 60, "--model", "carn-s", *SMALL]
-    said, rows = told("scaling", *options, "--folder", folder)
+    said, rows = run("scaling", *options, "--folder", folder)
     assert [r["blocks"] for r in rows] == [1, 4]
     assert rows[1]["mpx"] == 4 * rows[0]["mpx"]
     assert "s_mpx" in said
@@ -99,7 +112,7 @@ def test_scaling_cuts_as_many_blocks_as_it_says(folder):
 def test_gpu_runs_on_a_cpu(folder):
     options = ["--device", "cpu", "--size", 120, "--side", 2, "--rounds", 1, *SMALL]
     options += ["--batch", 2, "--model", "carn-s", "--whole", "carn-s"]
-    _, rows = told("gpu", *options, "--folder", folder)
+    _, rows = run("gpu", *options, "--folder", folder)
     parts = [row["part"] for row in rows]
     assert sorted(parts) == ["engine", "engine", "room", "tile"]
     by_part = dict(zip(parts, rows, strict=True))
@@ -110,7 +123,7 @@ def test_gpu_runs_on_a_cpu(folder):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_gpu_says_when_there_is_none():
-    said, rows = told("gpu")
+    said, rows = run("gpu")
     assert said.startswith("no CUDA device")
     assert rows == []
 
@@ -128,7 +141,7 @@ def test_peak_memory_is_of_the_child_alone(monkeypatch):
 @pytest.mark.parametrize("model", ["dsen2-s-20m", "carn-s"])
 def test_finetuning_judges_what_it_has_not_seen(model):
     options = ["--simulated", 1, "--size", 240, "--steps", 1, "--model", model]
-    _, (row,) = told("finetuning", *options)
+    _, (row,) = run("finetuning", *options)
     assert 0 <= float(row["moved"]) <= 1
     assert {0.5 < row[scale] < 1.5 for scale in ("reduced", "true")} == {True}
 
@@ -203,7 +216,7 @@ def firsts(recipe):
 
 def test_adversarial_tells_what_it_brings_beside_its_control():
     options = ["--steps", 3, "--batch", 1, "--weights", 10, "--size", 180]
-    _, rows = told("adversarial", *options, "--patches", 1, "--natural", 48)
+    _, rows = run("adversarial", *options, "--patches", 1, "--natural", 48)
     assert [r["network"] for r in rows] == ["as shipped", "control", "weight 10"]
     assert all(r["db"] > 3 and 0.5 < r["detail"] < 1.5 for r in rows)
     assert len({(r["db"], r["natural"]) for r in rows}) == 3

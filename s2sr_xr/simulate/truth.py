@@ -119,7 +119,7 @@ def finer_truth(item: pystac.Item) -> xr.Dataset:
     if asset is None or seed is None:
         raise MissingBandError(
             f"Item {item.id!r} has no finer truth: only items of simulate_scene() do, "
-            "and older ones do not tell their seed. Simulate it again.",
+            "and older ones do not record their seed. Simulate it again.",
             item=item.id,
         )
     import rasterio
@@ -147,7 +147,7 @@ def finer_truth(item: pystac.Item) -> xr.Dataset:
 def add_truth(
     item: pystac.Item, truth: Mapping[str, NDArray[np.float32]], seed: int
 ) -> pystac.Item:
-    """Write the truth beside the item, and save the item with it."""
+    """Write the reference next to the item, and save the item with it."""
     import pystac
 
     codes = [np.rint((v - _TRUTH_OFFSET) / _TRUTH_SCALE) for v in truth.values()]

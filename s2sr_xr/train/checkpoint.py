@@ -1,4 +1,4 @@
-"""Of the networks that a training passes, the one that scores best.
+"""The best-scoring of the networks that a training passes.
 
 The loss of an adversarial training says nothing of its result. So every so many steps
 the network is asked for something, and what scores lowest is kept::
@@ -61,9 +61,9 @@ class Best:
         """
         if self.path.exists() and step > 0:
             notes = read_header(self.path).notes
-            told = {int(k): v for k, v in json.loads(notes["scores"]).items()}
+            scores = {int(k): v for k, v in json.loads(notes["scores"]).items()}
             held = int(notes["step"])
-            self.scores = {k: v for k, v in told.items() if k < step or k == held}
+            self.scores = {k: v for k, v in scores.items() if k < step or k == held}
 
     def add(self, step: int, score: float, network: nn.Module) -> None:
         """Note a score, and keep the network if it is the lowest, or else the old one.
@@ -73,7 +73,7 @@ class Best:
         StoreError
             The file cannot be written. What was in it stays.
         """
-        # A score that is no number is worse than any.
+        # A score that is not finite is worse than any.
         self.scores[step] = score if math.isfinite(score) else math.inf
         tensors = network.state_dict()
         if self.step != step:
@@ -100,7 +100,7 @@ def keep_best(
 ) -> Iterator[Step]:
     """Yield the steps of a training, and judge its network every so many of them.
 
-    Where `fit` goes on from a checkpoint, it scores what an unbroken training would.
+    Where `fit` resumes from a checkpoint, it scores what an unbroken training would.
 
     Parameters
     ----------

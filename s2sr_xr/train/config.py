@@ -186,7 +186,7 @@ def train(job: Training | Path | str) -> Iterator[Step]:
     if files.best is not None:
         header, best = weights_file.load_file(job.best)
         notes, tensors = notes | dict(header.notes), dict(best)
-    remedy = "The checkpoint beside them is whole: make room and run again."
+    remedy = "The checkpoint next to them is whole: make room and run again."
     weights_file.save_tensors(
         job.out, tensors, facts, spec.name, notes=notes, remedy=remedy
     )

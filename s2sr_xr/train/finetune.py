@@ -42,15 +42,15 @@ def finetune(
     lr: float = 1e-3,
     out: str | os.PathLike[str] | None = None,
 ) -> Path:
-    """Return the weights of a model that went on learning on one scene.
+    """Return the weights of a model, trained further on one scene.
 
     All bands are degraded by the factor of the model, so that the native bands are the
-    truth; no other data is needed. What is learnt there is used one scale finer. The
-    last quarter of the rows is not learnt from: it decides how far the weights move, by
+    reference; no other data is needed. What is learnt there is used one scale finer.
+    The last quarter of the rows is held out: it decides how far the weights move, by
     quarters of the way, and not at all where that is best.
 
-    Beside the scene, simulated scenes are learnt from at the scale of use, so that what
-    the model knows there is kept; to make them takes some 10 s.
+    Simulated scenes are learnt from too, at the scale of use, so that what the model
+    knows there is kept; making them takes some 10 s.
 
     Weights that know many kinds of country gain most where a scene is unlike them, and
     may lose on ground unlike what they are tuned on: see `benchmarks/finetuning.py`.
@@ -78,7 +78,7 @@ def finetune(
     -------
     Path
         The weights, for ``upsample(model={"20m": path, "60m": ...})`` or
-        ``superresolve(model=path)``. The notes in the file tell how far they moved, and
+        ``superresolve(model=path)``. The notes in the file say how far they moved, and
         what that changed.
 
     Warns

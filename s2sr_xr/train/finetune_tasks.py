@@ -5,8 +5,8 @@ Two kinds of network learn so: one that brings coarse bands to the pixels of the
 makes all ten bands twice as fine (`Restoration`). In either case the last quarter of
 the rows is not learnt from.
 
-What is blurred in software is not what the sensor blurs. Beside the scene, a network
-therefore goes on seeing simulated scenes at the scale of its use, as in its training:
+What is blurred in software is not what the sensor blurs. A network
+therefore keeps seeing simulated scenes at the scale of its use, as in its training:
 without them its sharpness there is lost (Robins 1995, Catastrophic forgetting,
 rehearsal and pseudorehearsal, Connection Science 7).
 """
@@ -77,7 +77,7 @@ SIZE = 300
 """Of these, in pixels of 10 m."""
 
 BESIDE = 2
-"""Patches a step that show them, beside those of the scene."""
+"""Patches a step that show them, besides those of the scene."""
 
 
 class Lesson(NamedTuple):

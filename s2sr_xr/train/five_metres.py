@@ -27,7 +27,7 @@ from s2sr_xr.train.data.augment import Augment
 from s2sr_xr.train.data.datasets import sen2venus
 from s2sr_xr.train.data.evoland_batches import TEN
 from s2sr_xr.train.data.patches import Rules, Sampler, band_means
-from s2sr_xr.train.data.reference_image import beside, open_finer
+from s2sr_xr.train.data.reference_image import open_finer, with_finer
 from s2sr_xr.train.data.scenes import open_scenes, source
 from s2sr_xr.train.loop import fit
 from s2sr_xr.train.plan import Plan
@@ -47,12 +47,12 @@ __all__ = [
     "TWENTY",
     "Recipe",
     "Scenes",
-    "begun",
     "check_bands",
     "check_finer",
+    "data",
     "fit_scenes",
     "inputs",
-    "open_all",
+    "network",
     "sampler",
     "settings_of",
 ]
@@ -112,7 +112,7 @@ class Scenes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """Everything that decides the weights, beside scenes and first weights."""
+    """Everything that decides the weights, except scenes and first weights."""
 
     loss: Callable[[Any, Any], torch.Tensor]
     """What is learnt."""
@@ -201,7 +201,7 @@ def settings_of(
     return made(kind, rest, plan=made(Plan, plan), loss=made(learns, loss, **fixed))
 
 
-def open_all(job: Training, settings: Recipe) -> Data:
+def data(job: Training, settings: Recipe) -> Data:
     """Return the scenes of a job, opened, with their finer images."""
     spec = job.spec
     plain, finer, levels = [], [], set()
@@ -214,7 +214,7 @@ def open_all(job: Training, settings: Recipe) -> Data:
         levels.update(found)
         if image is not None and image.path:
             raster = open_finer(image.path, bands=image.bands, scale=image.scale)
-            finer.append(beside(tree, spec, f"{place} beside {image.path}", raster))
+            finer.append(with_finer(tree, spec, f"{place} with {image.path}", raster))
         elif (truth := _simulated(place)) is not None:
             group = BandGroup(names=spec.output.names, per_cell=spec.output.per_cell)
             finer.append(source(tree, spec, place, truth=(truth, group)))
@@ -246,29 +246,20 @@ def _simulated(place: str) -> xr.Dataset | None:
     return finer_truth(pystac.Item.from_file(place))
 
 
-def begun(build: Callable[..., nn.Module], recipe: Recipe) -> nn.Module:
+def network(settings: Recipe, build: Callable[..., nn.Module]) -> nn.Module:
     """Return the network as it begins: bicubic interpolation, or first weights.
 
-    Parameters
-    ----------
-    build
-        From `s2sr_xr.models.published.published`, of a network with a skip.
-    recipe
-        What happens.
-
-    Raises
-    ------
-    ModelError
-        The first weights are of another network, or are not found.
+    `build` makes a network with a skip; a ModelError says that the first weights are of
+    another one.
     """
-    torch.manual_seed(recipe.plan.seed)
-    network = build(padding="same")
-    if recipe.first:
-        state = load_model(recipe.first).state_dict()
-        return fill_network(network, recipe.first, state)
-    for weight in network.tail.parameters():  # type: ignore[union-attr]
+    torch.manual_seed(settings.plan.seed)
+    made = build(padding="same")
+    if settings.first:
+        state = load_model(settings.first).state_dict()
+        return fill_network(made, settings.first, state)
+    for weight in made.tail.parameters():  # type: ignore[union-attr]
         nn.init.zeros_(weight)
-    return network
+    return made
 
 
 def sampler(recipe: Recipe, scenes: Sequence[Source], **sizes: int) -> Sampler:

@@ -1,4 +1,4 @@
-"""The one training loop: steps that can be stopped anywhere and go on the same.
+"""The training loop: it can be stopped at any step and resumes with the same losses.
 
 Run from Python, one step at a time::
 
@@ -57,14 +57,13 @@ def fit(
     plan
         How long and how fast.
     checkpoint
-        A file to go on from if it is there, and to leave `every` so many steps and at
-        the end, in a folder that is there. It appears whole or not at all, and when
-        the next step is asked for: what the caller does with a step is done by then,
-        or the step is made again. A training that is finished yields its last step
-        again.
+        A file to resume from if it exists, and to write every `every` steps and at the
+        end, in a folder that exists. It appears whole or not at all, and when the next
+        step is asked for: what the caller does with a step is done by then, or the step
+        is made again. A training that is finished yields its last step again.
     log
         A CSV file of step, loss, step size and seconds since the start of this process,
-        in a folder that is there.
+        in a folder that exists.
     facts
         What else decides the losses, such as the recipe: compared on resume.
     optimiser
@@ -74,10 +73,10 @@ def fit(
     Raises
     ------
     ModelError
-        The checkpoint is of another recipe, or is no checkpoint.
+        The checkpoint is of another recipe, or is not a checkpoint.
     DivergedError
         The loss or its gradient is not finite. The message names the step; the batch
-        lies beside the checkpoint. Also a `FloatingPointError`.
+        is saved next to the checkpoint. Also a `FloatingPointError`.
     StoreError
         The checkpoint or the log cannot be written, or has no folder. A checkpoint that
         was there stays.

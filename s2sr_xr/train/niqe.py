@@ -54,10 +54,10 @@ FLAT = 1e-6
 """Local contrast of a block, in deviations of the band, that rounding may leave."""
 
 LEAST = 3 * SCALES * FEATURES
-"""Blocks of a band that a model needs: fewer do not tell a covariance."""
+"""Blocks of a band that a model needs: fewer do not decide a covariance."""
 
 STEPS = torch.arange(0.2, 10, 0.001, dtype=torch.float64)
-"""Exponents that are told apart: 2 is a Gaussian, 1 a Laplacian."""
+"""Exponents that are tried: 2 is a Gaussian, 1 a Laplacian."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class Natural:
         ----------
         images
             ``(C, H, W)`` each, any unit. What is beyond the last whole block is left
-            out, and so are blocks with or beside NaN and flat ones.
+            out, and so are blocks with or next to NaN and flat ones.
 
         Raises
         ------
@@ -153,7 +153,7 @@ def fit_natural(images: Iterable[torch.Tensor], *, block: int = 48) -> Natural:
     Raises
     ------
     GridError
-        `block` is no multiple of 4, bands differ, or a band has too few blocks.
+        `block` is not a multiple of 4, bands differ, or a band has too few blocks.
     """
     if block < 8 or block % 4:
         raise GridError(f"block is a multiple of 4 pixels, 8 or more; got {block}")
@@ -162,7 +162,7 @@ def fit_natural(images: Iterable[torch.Tensor], *, block: int = 48) -> Natural:
     if few < LEAST:
         raise GridError(
             f"A band has {few} sharp blocks of {block} x {block} pixels, and {LEAST} "
-            "are needed to tell what is natural. Give more images, or smaller blocks."
+            "are needed to say what is natural. Give more images, or smaller blocks."
         )
     return Natural(
         torch.stack([values.mean(0) for values in kept]),
@@ -268,8 +268,8 @@ def _features(x: torch.Tensor) -> torch.Tensor:
         torch.cat([one.flatten(2), other.flatten(2)], -1)
         for one, other in ((across, down), (falling, rising))
     ]
-    beside = [value for pair in pairs for value in _asymmetric(pair)]
-    return torch.stack([shape, (left + right) / 2, *beside], -1)
+    products = [value for pair in pairs for value in _asymmetric(pair)]
+    return torch.stack([shape, (left + right) / 2, *products], -1)
 
 
 def _asymmetric(x: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Muon", "optimiser_of"]
 
 FEW = 4
-"""A kernel with fewer channels out is no matrix to speak of: Adam has it."""
+"""A kernel with fewer output channels is left to Adam."""
 
 
 class Muon(torch.optim.Optimizer):
@@ -80,7 +80,7 @@ class Muon(torch.optim.Optimizer):
         return {"parts": [part.state_dict() for part in self.parts]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
+        """Resume from what `state_dict` gave."""
         for part, state in zip(self.parts, state_dict["parts"], strict=True):
             part.load_state_dict(state)
         self._share()

@@ -101,7 +101,7 @@ class Run:
             _write(path, state)
         except OSError as error:
             before = (
-                "The one before it is whole: make room and run again to go on from it."
+                "The one before it is whole: make room and run again to resume from it."
                 if path.exists()
                 else "There is none before it: make room and begin again."
             )
@@ -112,7 +112,7 @@ class Run:
             ) from error
 
     def load(self, path: Path) -> None:
-        """Go on from a file."""
+        """Resume from a file."""
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)
             theirs = json.loads(state["recipe"])
@@ -225,7 +225,7 @@ def _plain(value: Any) -> Any:  # noqa: ANN401
 
 
 def kept_files(batch: object, checkpoint: Path | None) -> str:
-    """Save a batch beside the checkpoint, and return a sentence that says so."""
+    """Save a batch next to the checkpoint, and return a sentence that says so."""
     if checkpoint is None:
         return "Give checkpoint= to have its batch saved."
     path = checkpoint.with_name(f"{checkpoint.stem}.batch.pt")
@@ -246,7 +246,7 @@ def make_way(path: Path) -> None:
             store=str(path),
         )
     if path.exists() and not path.is_file():
-        raise StoreError(f"{path} is no file: name another.", store=str(path))
+        raise StoreError(f"{path} is not a file: name another.", store=str(path))
     part = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.part")
     # That one stays is no reason not to train.
     with suppress(OSError):

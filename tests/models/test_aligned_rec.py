@@ -120,7 +120,7 @@ def test_it_learns_from_flows_that_it_is_told():
         truth=True,
     )
     network = rec.begun(small(), LucasKanade(), phase=0.5)
-    flow = rec.told_flow(seen, recipe)
+    flow = rec.flow_with_errors(seen, recipe)
 
     def error(network):
         with torch.no_grad():
@@ -131,7 +131,7 @@ def test_it_learns_from_flows_that_it_is_told():
     assert error(last.network) < before
 
 
-def test_told_flows_are_the_true_ones_with_the_errors_asked_for():
+def test_flows_with_errors_are_the_true_ones_with_the_errors_asked_for():
     exact, wrong = learning(told=0.0), learning(told=0.1, bands=BANDS[:3])
     seen = views(
         blurred([ground()], exact.sensor),
@@ -142,10 +142,10 @@ def test_told_flows_are_the_true_ones_with_the_errors_asked_for():
         step=0,
     )
     maps = seen.maps[:, 0]
-    flow = rec.told_flow(seen, exact)
+    flow = rec.flow_with_errors(seen, exact)
     assert torch.equal(flow[:, 3], true_flow(maps[:, GREEN], maps[:, 3], 24))
     assert float(flow[:, GREEN].abs().max()) < 1e-6
-    error = rec.told_flow(seen, wrong) - flow[:, :3]
+    error = rec.flow_with_errors(seen, wrong) - flow[:, :3]
     assert float(error[:, GREEN].abs().max()) < 1e-6
     assert float(error[:, [0, 2]].std()) == pytest.approx(0.1, rel=0.2)
     assert float((error - error[..., :1, :1]).abs().max()) < 1e-5
@@ -155,7 +155,7 @@ def test_told_flows_are_the_true_ones_with_the_errors_asked_for():
     ("network", "csr", "phase", "said"),
     [
         (small, LucasKanade, 0.0, r"the sensor has 0: say sensor = \{phase = 0.5\}"),
-        (tiny_csr, LucasKanade, 0.5, "CSR is no REC and no AlignedREC"),
+        (tiny_csr, LucasKanade, 0.5, "CSR is neither REC nor AlignedREC"),
         (small, tiny_csr, 0.5, "such as load_model.'csr-s'.; got a CSR"),
     ],
 )

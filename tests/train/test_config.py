@@ -67,7 +67,7 @@ def toml(value):
     return json.dumps(value)
 
 
-def test_a_sensor_differs_only_in_what_is_told(scene, tmp_path):
+def test_a_sensor_differs_only_in_what_is_set(scene, tmp_path):
     path = write(tmp_path, scene, "rec", "sensor = {noise = 0.002}")
     sensor = recipe_of(read_training(path)).sensor
     assert (sensor.noise, sensor.phase, sensor.apart) == (0.002, 0.5, 1.0)
@@ -198,13 +198,13 @@ def test_what_a_network_is_made_of_is_no_setting(recipe, setting, scene, tmp_pat
 )
 def test_what_is_left_out_is_as_the_card_says(recipe, stage, scene, tmp_path):
     own = recipe_of(read_training(write(tmp_path, scene, recipe, "seed = 0")))
-    told = json.loads(json.dumps(asdict(own)))
+    ours = json.loads(json.dumps(asdict(own)))
     card = (
         Path(s2sr_xr.__file__).parent / f"models/weights/{RECIPES[recipe].network}.json"
     )
     theirs = json.loads(card.read_text())["recipe"]
     theirs = theirs if stage is None else theirs["stages"][stage]
-    assert theirs | {k: v for k, v in told.items() if k in theirs} == theirs
+    assert theirs | {k: v for k, v in ours.items() if k in theirs} == theirs
 
 
 def test_scenes_without_a_band_are_refused_before_a_step(scene, tmp_path):
@@ -511,7 +511,7 @@ def test_a_full_disk_at_the_end_costs_no_training(scene, tmp_path):
     losses = [next(steps)[1] for _ in range(3)]
     # A folder where the weights would go: they cannot be put there.
     job.out.mkdir()
-    with pytest.raises(s2sr_xr.StoreError, match="checkpoint beside them is whole"):
+    with pytest.raises(s2sr_xr.StoreError, match="checkpoint next to them is whole"):
         next(steps)
     job.out.rmdir()
     ((step, loss, _),) = train(job)

@@ -454,13 +454,15 @@ def test_the_experiment_of_alias_is_made_and_drawn(tables, tmp_path):
     assert path.read_bytes().startswith(b"\x89PNG")
 
 
-def test_interpolation_knows_the_shifts(tables):
-    _, program = tables
+def test_interpolation_knows_the_shifts(monkeypatch):
+    folder = Path(__file__).parents[2] / "benchmarks"
+    monkeypatch.syspath_prepend(folder)
+    program = runpy.run_path(str(folder / "l1b_alias.py"))
     options = {"side": 32, "batch": 2, "seed": 0, "step": 0}
 
     def error(seen):
-        beside = program["bicubic"](seen) - seen.views.truth[:, 0]
-        return beside[..., 8:-8, 8:-8].std((-2, -1))
+        apart = program["bicubic"](seen) - seen.views.truth[:, 0]
+        return apart[..., 8:-8, 8:-8].std((-2, -1))
 
     for regime in program["REGIMES"]:
         seen = program["sampled"]([smooth()], regime, **options)
@@ -470,6 +472,6 @@ def test_interpolation_knows_the_shifts(tables):
         alike = torch.equal(seen.shifts[0], seen.shifts[1])
         assert alike == (regime != "alias+shift")
         if regime.startswith("alias+"):
-            untold = error(seen._replace(shifts=0 * seen.shifts))
-            assert error(seen)[:, 1] == pytest.approx(untold[:, 1], rel=1e-4)
-            assert (error(seen).mean(1) < 0.5 * untold.mean(1)).all()
+            unknown = error(seen._replace(shifts=0 * seen.shifts))
+            assert error(seen)[:, 1] == pytest.approx(unknown[:, 1], rel=1e-4)
+            assert (error(seen).mean(1) < 0.5 * unknown.mean(1)).all()

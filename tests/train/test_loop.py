@@ -329,7 +329,7 @@ def test_a_place_that_cannot_be_written_is_said_before_the_first_step(tmp_path, 
     place = {option: tmp_path / "nowhere" / "a.file"}
     with pytest.raises(StoreError, match=r"no folder .*nowhere for a\.file: make it"):
         next(fit(network(), None, None, PLAN, **place))
-    with pytest.raises(StoreError, match="is no file: name another"):
+    with pytest.raises(StoreError, match="is not a file: name another"):
         next(fit(network(), None, None, PLAN, **{option: tmp_path}))
 
 

@@ -11,7 +11,7 @@ L1BSR, as batches of the recipes `csr` and `rec`: what two neighbouring detector
 the same ground, 3740 pairs of some 400 x 120 to 200 pixels, moved by whole pixels until
 at most 10 are left between them. The authors describe no files; that they lie as
 follows is taken from public code that reads them: TIFF files in folders whose names end
-in ``_left``, and as many in a folder beside each that ends in ``_right``, where the
+in ``_left``, and as many in a folder next to each that ends in ``_right``, where the
 n-th by name belong together. That they hold B02, B03, B04 and B08 as 12-bit counts is
 taken from the authors' examples, which tifffile wrote as (H, W, 4); 0 is no data as in
 all of Level-1B.
@@ -85,7 +85,7 @@ def sen2venus(index: str | Path) -> list[Source]:
     Parameters
     ----------
     index
-        The index file, or the folder of ``index.csv``. Files are looked for beside it.
+        The index file, or the folder of ``index.csv``. Files are looked for next to it.
 
     Raises
     ------

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from s2sr_xr.train.training import Training
 
-__all__ = ["l1b_data", "l1b_settings"]
+__all__ = ["data", "l1b_settings"]
 
 T = TypeVar("T")
 
@@ -66,7 +66,7 @@ def l1b_settings(
     return made(kind, rest, plan=made(Plan, {**(plan or {}), **own}), **given)
 
 
-def l1b_data(
+def data(
     job: Training,
     settings: Any,  # noqa: ANN401 - of csr or rec
 ) -> Data:

@@ -75,7 +75,7 @@ class Sensor:
     """Farthest shift of a band from green, along x or y."""
 
     bend: float = 0.25
-    """Farthest shift of a corner beside that of its image."""
+    """Farthest shift of a corner besides that of its image."""
 
     noise: float = 0.001
     """Standard deviation, in reflectance."""

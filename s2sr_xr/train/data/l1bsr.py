@@ -94,7 +94,7 @@ def _pairs_of_views(folder: Path) -> list[tuple[Path, Path]]:
     if not pairs:
         raise ReadError(
             f"{folder.name} has no folder NAME_left with .tif files, and NAME_right "
-            "beside it: L1BSR's pairs lie so. Unpack the archive first."
+            "next to it: L1BSR's pairs lie so. Unpack the archive first."
         )
     return pairs
 
@@ -102,7 +102,7 @@ def _pairs_of_views(folder: Path) -> list[tuple[Path, Path]]:
 def _two_views(
     one: Path, two: Path, side: int, rng: np.random.Generator
 ) -> NDArray[np.float32] | None:
-    """Return counts (2, 4, side, side) of a random place, or None if it is no good."""
+    """Return counts (2, 4, side, side) of a random place, or None: not usable."""
     import rasterio
     from rasterio.errors import RasterioError
     from rasterio.windows import Window

@@ -35,7 +35,7 @@ __all__ = ["Pair", "estranged", "patches", "reduced_pair", "reduced_pairs", "tru
 
 
 DARK = 1e-2
-"""Reflectance below which a mean does not tell how bright a scene is."""
+"""Reflectance below which a mean says nothing of how bright a scene is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Pair:
     """``(C, rows * per_cell, cols * per_cell)`` of the output group; NaN: unknown."""
 
     weight: float = 1.0
-    """How often patches are taken from it, beside scenes of the same size."""
+    """How often patches are taken from it, compared with scenes of the same size."""
 
     @property
     def cells(self) -> tuple[int, int]:

@@ -11,8 +11,8 @@ A patch is refused, and another drawn, where
 * a pixel of any band is missing;
 * more than a share of it is cloud: by the scene classification where the tree has SCL
   (codes 1 defective, 3 cloud shadow, 8 and 9 cloud, 10 cirrus), else by a rule: bright
-  in the blue (B02 over 0.25), white (B04 within 30 % of B02) and, to tell cloud from
-  sand and snow, with B11 between 0.35 and 1.1 of B02;
+  in the blue (B02 over 0.25), white (B04 within 30 % of B02) and, to separate cloud
+  from sand and snow, with B11 between 0.35 and 1.1 of B02;
 * it is flat: no band of the finest group spreads as much as a threshold.
 """
 
@@ -96,7 +96,7 @@ class Sampler:
     most
         Cells along the longest side of a window; larger chunks are cut.
     threads
-        How many windows are read at once, beside the training; 0 reads when needed.
+        How many windows are read at once, during the training; 0 reads when needed.
         They end after what they read when the sampler is dropped, or Python ends.
 
     Raises
@@ -178,10 +178,10 @@ class Sampler:
                     names = [g.names for g in self.scenes[0].groups]
                     return augmented(patch, rng, self.augment, names)
                 refused[f"{self.scenes[window.scene].name} {why}"] += 1
-        told = "; ".join(f"{name} {n} times" for name, n in refused.most_common(4))
+        reasons = "; ".join(f"{name} {n} times" for name, n in refused.most_common(4))
         raise GridError(
             f"At step {step}, {WINDOWS * TRIES} places gave no patch of {self.side} x "
-            f"{self.side} cells: {told}. Add scenes, use smaller patches, or loosen "
+            f"{self.side} cells: {reasons}. Add scenes, use smaller patches, or loosen "
             f"{self.rules}."
         )
 

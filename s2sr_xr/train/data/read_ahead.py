@@ -96,8 +96,8 @@ class Cache:
                 self.queue.append((window, self.coming[window]))
         self.threads = [t for t in self.threads if t.is_alive()]
         while self.queue and len(self.threads) < self.count:
-            told = self.read, self.queue
-            self.threads.append(Thread(target=_ahead, args=told, name="s2sr-patches"))
+            given = self.read, self.queue
+            self.threads.append(Thread(target=_ahead, args=given, name="s2sr-patches"))
             self.threads[-1].start()
 
 

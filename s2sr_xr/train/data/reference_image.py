@@ -1,4 +1,4 @@
-"""What a finer sensor saw of a scene, beside it: the truth of the recipe `pairs`.
+"""What a finer sensor saw of a scene: the reference of the recipe `pairs`.
 
 PlanetScope, Venus, an aerial image: any raster of reflectance in the scene's own UTM
 zone, with pixels of 5 m or less. Pixels that lie on the scene's 5 m grid are taken as
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from s2sr_xr.models.spec import ModelSpec
     from s2sr_xr.train.data.scenes import Source
 
-__all__ = ["beside", "open_finer"]
+__all__ = ["open_finer", "with_finer"]
 
 
 def open_finer(
@@ -77,11 +77,11 @@ def open_finer(
     if scale is not None:
         image = image.astype(np.float32) * np.float32(scale)
     elif np.dtype(image.encoding.get("rasterio_dtype", image.dtype)).kind in "iu":
-        told = image.encoding.get("scale_factor", 1.0)
-        if told == 1.0:
+        scaling = image.encoding.get("scale_factor", 1.0)
+        if scaling == 1.0:
             raise RadiometryError(
                 f"{path} holds integers and does not say what one count is worth. Say "
-                "scale=1e-4, or what its provider tells."
+                "scale=1e-4, or what its provider says."
             )
     names = list(bands) or list(np.atleast_1d(image.attrs.get("long_name", ())))
     if len(names) != image.sizes["band"]:
@@ -92,13 +92,13 @@ def open_finer(
     known = {i: canonical(str(n)) for i, n in enumerate(names) if str(n)}
     if strange := [str(names[i]) for i, band in known.items() if band is None]:
         raise MissingBandError(
-            f"{path}: {', '.join(strange)} is no name of a Sentinel-2 band. Say which "
-            'they are, and "" for what is none.'
+            f"{path}: {', '.join(strange)} is not the name of a Sentinel-2 band. Say "
+            'which they are, and "" for what is none.'
         )
     if twice := [band for band, n in Counter(known.values()).items() if n > 1]:
         raise MissingBandError(
-            f"{path}: {', '.join(map(str, twice))} stands twice. Say which band it is, "
-            'and "" for the others.'
+            f"{path}: {', '.join(map(str, twice))} appears more than once. Say which "
+            'band it is, and "" for the others.'
         )
     flat = image.astype(np.float32).drop_attrs().reset_coords(drop=True)
     flat = flat.assign_coords(spatial_ref=image["spatial_ref"])
@@ -107,7 +107,7 @@ def open_finer(
     )[list(known.values())]
 
 
-def beside(
+def with_finer(
     obj: Object, spec: ModelSpec, name: str, finer: xr.Dataset, *, weight: float = 1.0
 ) -> Source:
     """Return a scene to take patches from where a finer image covers it.

@@ -58,7 +58,7 @@ class Source:
     """Its pixels along the side of a cell."""
 
     weight: float = 1.0
-    """How often it is chosen, beside a scene of the same size."""
+    """How often it is chosen, compared with a scene of the same size."""
 
     @property
     def times(self) -> int:
@@ -96,7 +96,7 @@ def source(
     name
         Of the scene, for messages.
     weight
-        How often it is chosen, beside a scene of the same size.
+        How often it is chosen, compared with a scene of the same size.
     truth
         A finer image of the same ground, dims ``(y, x)``, and the bands of it that
         become one more group.

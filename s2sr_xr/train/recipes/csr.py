@@ -1,6 +1,6 @@
 """Recipes of CSR: the flow between two bands of two detectors.
 
-*Anchor consistency* needs no truth: the way from a band of one detector to the same
+*Anchor consistency* needs no reference: the way from a band of one detector to the same
 band of the other, over any band in between, has to lead to the same picture.
 *Supervised* takes the flows that the simulation knows.
 
@@ -20,7 +20,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from s2sr_xr.errors import ModelError
 from s2sr_xr.models.networks.registration import standardise, warp
-from s2sr_xr.train.data.l1b_scenes import l1b_data, l1b_settings
+from s2sr_xr.train.data.l1b_scenes import data, l1b_settings
 from s2sr_xr.train.data.l1b_simulation import (
     BANDS,
     Sensor,
@@ -58,7 +58,7 @@ Task: TypeAlias = Literal["anchor", "supervised"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """Everything that decides the weights, beside the images and the first weights."""
+    """Everything that decides the weights, except images and first weights."""
 
     task: Task = "anchor"
     """What is learnt from: consistency, or the flows of the simulation."""
@@ -90,11 +90,6 @@ def settings(job: Training) -> Recipe:
     """Return the settings of a job."""
     # What csr-s solves by itself needs float32.
     return l1b_settings(job, Recipe, task="anchor", plan={"precision": "float32"})
-
-
-def data(job: Training, settings: Recipe) -> Data:
-    """Return the images or real pairs of a job."""
-    return l1b_data(job, settings)
 
 
 def network(settings: Recipe, build: Callable[..., nn.Module]) -> nn.Module:

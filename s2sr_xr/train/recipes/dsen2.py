@@ -69,7 +69,7 @@ ARCHITECTURE = ("features", "blocks", "guide", "project")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """Everything that decides the weights, beside the scenes."""
+    """Everything that decides the weights, except the scenes."""
 
     spec: ModelSpec
     """The task."""

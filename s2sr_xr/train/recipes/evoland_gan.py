@@ -30,12 +30,12 @@ from s2sr_xr.train.five_metres import (
     TWENTY,
     Recipe,
     Scenes,
-    begun,
     check_bands,
     check_finer,
+    data,
     fit_scenes,
     inputs,
-    open_all,
+    network,
     sampler,
     settings_of,
 )
@@ -116,26 +116,10 @@ def settings(job: Training) -> Gan:
     return settings_of(job, Adversarial, Gan, tables=tables)
 
 
-def data(job: Training, settings: Gan) -> Data:
-    """Return the scenes of a job, opened."""
-    return open_all(job, settings)
-
-
-def network(settings: Gan, build: Callable[..., nn.Module]) -> nn.Module:
-    """Return the network as training begins."""
-    return begun(build, settings)
-
-
 def steps(
     settings: Gan, network: nn.Module, data: Data, files: Files
 ) -> Iterator[Step]:
-    """Train the network, and yield each step.
-
-    Raises
-    ------
-    GridError, MissingBandError
-        No scene has a finer image, or one lacks a band.
-    """
+    """Train the network, and yield each step."""
     return train(settings, network, data.source, files)
 
 
@@ -321,8 +305,8 @@ class Adversarial:
         false, real = self.seen(made), self.seen(example.target)
         looks = [network(image, judge="fixed") for image in (false, real)]
         fooled = relativistic_loss(looks[0], looks[1].detach())
-        told = [network(image, judge="learn") for image in (real, false.detach())]
-        learnt = relativistic_loss(told[0], told[1], self.smooth)
+        judged = [network(image, judge="learn") for image in (real, false.detach())]
+        learnt = relativistic_loss(judged[0], judged[1], self.smooth)
         return faithful + self.weight * fooled + learnt
 
     def seen(self, image: torch.Tensor) -> torch.Tensor:

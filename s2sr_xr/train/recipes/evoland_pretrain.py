@@ -31,11 +31,11 @@ from s2sr_xr.train.data.evoland_batches import (
 from s2sr_xr.train.five_metres import (
     TWENTY,
     Recipe,
-    begun,
     check_bands,
     check_finer,
+    data,
     fit_scenes,
-    open_all,
+    network,
     sampler,
     settings_of,
 )
@@ -118,26 +118,10 @@ def settings(job: Training) -> Recipe:
     return settings_of(job, Pretraining, Recipe)
 
 
-def data(job: Training, settings: Recipe) -> Data:
-    """Return the scenes of a job, opened."""
-    return open_all(job, settings)
-
-
-def network(settings: Recipe, build: Callable[..., nn.Module]) -> nn.Module:
-    """Return the network as training begins."""
-    return begun(build, settings)
-
-
 def steps(
     settings: Recipe, network: nn.Module, data: Data, files: Files
 ) -> Iterator[Step]:
-    """Train the network, and yield each step.
-
-    Raises
-    ------
-    GridError, MissingBandError
-        A scene has no finer image, or one that lacks a band.
-    """
+    """Train the network, and yield each step."""
     scenes = data.source
     check_finer(settings, scenes)
     check_bands(settings, scenes.finer, (TWENTY[:4], TWENTY))

@@ -16,10 +16,10 @@ from s2sr_xr.models.published import EVOLAND
 from s2sr_xr.train.alignment import LOBES, aligned, inner
 from s2sr_xr.train.five_metres import (
     Recipe,
-    begun,
     check_finer,
+    data,
     fit_scenes,
-    open_all,
+    network,
     sampler,
     settings_of,
 )
@@ -116,26 +116,10 @@ def settings(job: Training) -> Recipe:
     return settings_of(job, Supervised, Recipe, tables=tables, bands=(0, 1, 2, 3))
 
 
-def data(job: Training, settings: Recipe) -> Data:
-    """Return the scenes of a job, opened."""
-    return open_all(job, settings)
-
-
-def network(settings: Recipe, build: Callable[..., nn.Module]) -> nn.Module:
-    """Return the network as training begins."""
-    return begun(build, settings)
-
-
 def steps(
     settings: Recipe, network: nn.Module, data: Data, files: Files
 ) -> Iterator[Step]:
-    """Train the network, and yield each step.
-
-    Raises
-    ------
-    GridError, MissingBandError
-        A scene has no finer image, or no patch.
-    """
+    """Train the network, and yield each step."""
     scenes = data.source
     check_finer(settings, scenes)
     assert isinstance(settings.loss, Supervised)

@@ -1,9 +1,9 @@
 """Recipes of REC: raw bands of one detector, aligned to green and twice as fine.
 
-*Self* needs no truth: what is made of one detector, moved to where a frozen CSR finds
-the other and sampled as that one samples, has to be what the other saw. *Supervised*
-takes the fine image that the simulation knows. Networks are `REC`, or `AlignedREC`, as
-our small one is.
+*Self* needs no reference: what is made of one detector, moved to where a frozen CSR
+finds the other and sampled as that one samples, has to be what the other saw.
+*Supervised* takes the fine image that the simulation knows. Networks are `REC`, or
+`AlignedREC`, as our small one is.
 
 References
 ----------
@@ -24,7 +24,7 @@ from s2sr_xr.models.networks.lucas_kanade import LucasKanade
 from s2sr_xr.models.networks.rec import REC, SCALE
 from s2sr_xr.models.networks.registration import standardise
 from s2sr_xr.models.registry import load_model
-from s2sr_xr.train.data.l1b_scenes import l1b_data, l1b_settings
+from s2sr_xr.train.data.l1b_scenes import data, l1b_settings
 from s2sr_xr.train.data.l1b_simulation import (
     BANDS,
     GREEN,
@@ -53,13 +53,13 @@ __all__ = [
     "as_interpolation",
     "begun",
     "data",
+    "flow_with_errors",
     "flows_to_green",
     "network",
     "self_loss",
     "settings",
     "steps",
     "supervised_loss",
-    "told_flow",
     "train",
 ]
 
@@ -71,7 +71,7 @@ EDGE = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """Everything that decides the weights, beside images, CSR and first weights."""
+    """Everything that decides the weights, except images, CSR and first weights."""
 
     task: Task = "self"
     """What is learnt from: the other detector, or the fine image."""
@@ -90,8 +90,8 @@ class Recipe:
     the result, between it and what the other detector samples (eq. 4); 0 for none."""
 
     told: float = 0.04
-    """What an `AlignedREC` does not find while it learns from truth, but is told: the
-    true flows, with errors of this standard deviation, in pixels, the same all over a
+    """Standard deviation, in pixels, of the error of the true flows that an
+    `AlignedREC` is given while it learns from the simulation, the same all over a
     band. Real pairs, of which no flow is known, it registers itself."""
 
     optimiser: Literal["adam", "muon"] = "adam"
@@ -128,11 +128,6 @@ class Recipe:
 def settings(job: Training) -> Recipe:
     """Return the settings of a job."""
     return l1b_settings(job, Recipe, task="self", bands=BANDS)
-
-
-def data(job: Training, settings: Recipe) -> Data:
-    """Return the images or real pairs of a job."""
-    return l1b_data(job, settings)
 
 
 def network(settings: Recipe, build: Callable[..., nn.Module]) -> nn.Module:
@@ -200,11 +195,11 @@ def train(
             "csr=, such as load_model('csr-s'), or learn with task='supervised'."
         )
     draw = images if callable(images) else simulated(recipe, images, truth=supervised)
-    told = isinstance(network, AlignedREC) and not callable(images)
+    known = isinstance(network, AlignedREC) and not callable(images)
 
     def loss(network: nn.Module, batch: Views) -> torch.Tensor:
         if csr is None or supervised:
-            flow = told_flow(batch, recipe) if told else None
+            flow = flow_with_errors(batch, recipe) if known else None
             return supervised_loss(network, batch, recipe, flow)
         return self_loss(network, batch, recipe, csr)
 
@@ -237,7 +232,7 @@ def begun(network: nn.Module, csr: nn.Module, *, phase: float) -> nn.Module:
     if isinstance(network, REC):
         return as_interpolation(network, phase=phase)
     if not isinstance(network, AlignedREC):
-        raise ModelError(f"{type(network).__name__} is no REC and no AlignedREC.")
+        raise ModelError(f"{type(network).__name__} is neither REC nor AlignedREC.")
     if network.phase != phase:
         raise ModelError(
             f"The network draws pixels at phase {network.phase:g} of a detector's, the "
@@ -289,7 +284,7 @@ def _hat(at: float) -> torch.Tensor:
     return torch.tensor([max(-at, 0.0), 1 - abs(at), max(at, 0.0)])
 
 
-def told_flow(batch: Views, recipe: Recipe) -> torch.Tensor:
+def flow_with_errors(batch: Views, recipe: Recipe) -> torch.Tensor:
     """Return the flows ``(B, C, 2, h, w)`` from green, with errors of ``recipe.told``.
 
     The errors are random numbers of torch.
@@ -311,8 +306,8 @@ def supervised_loss(
 
     `flow` is handed on to a network that takes it.
     """
-    told = () if flow is None else (flow,)
-    made = network(batch.counts[:, 0, recipe.channels], *told)
+    given = () if flow is None else (flow,)
+    made = network(batch.counts[:, 0, recipe.channels], *given)
     inner = slice(2 * EDGE, -2 * EDGE)
     truth = batch.truth[:, 0, recipe.channels]
     error: torch.Tensor = made[..., inner, inner] - truth[..., inner, inner]

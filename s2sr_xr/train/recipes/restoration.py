@@ -30,10 +30,10 @@ from s2sr_xr.train.data.evoland_batches import (
 from s2sr_xr.train.five_metres import (
     TWENTY,
     Recipe,
-    begun,
     check_bands,
+    data,
     fit_scenes,
-    open_all,
+    network,
     sampler,
     settings_of,
 )
@@ -150,26 +150,10 @@ def settings(job: Training) -> Recipe:
     return settings_of(job, Restoration, Recipe)
 
 
-def data(job: Training, settings: Recipe) -> Data:
-    """Return the scenes of a job, opened."""
-    return open_all(job, settings)
-
-
-def network(settings: Recipe, build: Callable[..., nn.Module]) -> nn.Module:
-    """Return the network as training begins."""
-    return begun(build, settings)
-
-
 def steps(
     settings: Recipe, network: nn.Module, data: Data, files: Files
 ) -> Iterator[Step]:
-    """Train the network, and yield each step.
-
-    Raises
-    ------
-    GridError, MissingBandError
-        No scene holds a patch; a finer image lacks a band.
-    """
+    """Train the network, and yield each step."""
     scenes = data.source
     check_bands(settings, scenes.finer, (TWENTY,))
     samplers = [sampler(settings, scenes.inputs)]
