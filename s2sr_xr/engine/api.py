@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from s2sr_xr.core.grid import Grid
+    from s2sr_xr.core.psf import PsfLike
     from s2sr_xr.core.scene import Object, Scene
     from s2sr_xr.engine.model_run import Pass
 
@@ -44,6 +45,7 @@ def upsample(
     *,
     bands: Sequence[str] | None = None,
     keep_native: bool = True,
+    psf: PsfLike = "sensor",
     device: str = "auto",
     precision: str = "float32",
     consistent: bool = False,
@@ -67,6 +69,10 @@ def upsample(
         which no network knows: asked for by name, it is interpolated and marked.
     keep_native
         Whether the 10 m bands of `obj` stand in the result too.
+    psf
+        Width of the point spread function of each coarse band, for networks that are
+        given it ("restored"): "sensor", the published MTFs of the unit; a mapping such
+        as ``{"B05": 8.5}`` in metres; or what `measure_psf` returns.
     device
         "cpu", "cuda", "cuda:1"; "auto" is resolved where the work runs.
     precision
@@ -95,6 +101,7 @@ def upsample(
         device=device,
         precision=precision,
         consistent=consistent,
+        psf=psf,
         batch=batch,
         check=check,
     )

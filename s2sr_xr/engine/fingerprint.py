@@ -153,6 +153,7 @@ def _essence(task: BlockTask) -> BlockTask:
     passes = tuple(
         replace(
             p,
+            psf_source="",
             predictor=replace(p.predictor, name="", device="auto"),
             spec=replace(p.spec, title="", citation="", licence=""),
         )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from s2sr_xr.core import nodata
+from s2sr_xr.core.psf import resolve_psf, unit_of
 from s2sr_xr.core.scene import flags_name
 from s2sr_xr.core.tiling import CORRECTION, REACH, Box, mirror, mirrored_source
 from s2sr_xr.core.token_parts import field_parts
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from s2sr_xr.core.grid import Grid
+    from s2sr_xr.core.psf import Psf
     from s2sr_xr.core.scene import Scene
     from s2sr_xr.models.spec import ModelSpec
 
@@ -49,6 +51,9 @@ class Pass:
 
     flags: Mapping[str, int] = field(default_factory=dict, hash=False)
     """Masks of the product that concern its bands, and their pixels along a cell."""
+
+    psf_source: str = ""
+    """Who says how wide the point spread functions are; empty: it is given none."""
 
     consistent: bool = False
     """Whether the result's means over native pixels are put right; in its margin."""
@@ -285,6 +290,7 @@ def passes_for(
     MissingBandError, GridError
         The scene lacks a band that a network takes, or its pixels do not nest.
     """
+    psf = _psf_of(scene, chosen, options)
     passes, grid = [], None
     for name, own in chosen.items():
         check_runs(name)
@@ -304,6 +310,7 @@ def passes_for(
             precision=options.precision,
             device=options.device,
             reference=None if reference is None else spec.bands.index(reference),
+            psf=tuple(psf[b] for b in spec.sensor),
         )
         # Masks of the pixel sizes that it takes, where the product has them.
         flags = {
@@ -319,6 +326,7 @@ def passes_for(
                 cells=cells.shape,
                 flags=flags,
                 ceiling=scene.ceiling,
+                psf_source=psf.source if spec.sensor else "",
                 consistent=options.consistent,
             )
         )
@@ -335,8 +343,28 @@ def passes_for(
     return tuple(passes), grid
 
 
+def _psf_of(
+    scene: Scene, chosen: Mapping[str, tuple[str, ...]], options: Options
+) -> Psf:
+    """Return the point spread functions that the chosen networks are given."""
+    bands = {b for name in chosen for b in get_spec(name).sensor}
+    if not bands and options.psf != "sensor":
+        raise ModelError(
+            f"{' and '.join(chosen)} cannot be given a point spread function. Leave "
+            'psf out, or use model="restored".'
+        )
+    unit = unit_of(str(scene.attrs.get("platform", "")))
+    return resolve_psf(options.psf, bands=sorted(bands), unit=unit)
+
+
 def _with_correction(spec: ModelSpec) -> ModelSpec:
     """Return the facts of a model whose means are put right after it."""
+    if spec.sensor:
+        raise ModelError(
+            f"{spec.name} gives back what the sensor recorded, seen through its point "
+            "spread function; consistent=True keeps means over pixels, which are not "
+            "what it recorded. Leave it out."
+        )
     if not spec.exact:
         raise ModelError(
             f"consistent=True needs a network whose bands stay where they are, and "

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from s2sr_xr.errors import ModelError
+
+if TYPE_CHECKING:
+    from s2sr_xr.core.psf import PsfLike
 
 __all__ = ["PRECISIONS", "Options"]
 
@@ -33,6 +37,9 @@ class Options:
 
     consistent: bool = False
     """Whether means over native pixels are put right."""
+
+    psf: PsfLike = "sensor"
+    """Point spread functions, for networks that are given them; see `core.psf`."""
 
     batch: int | None = None
     """Tiles that run together; None: as the device allows."""

@@ -45,6 +45,9 @@ class Predictor:
     reference: int | None = None
     """Channel that the others are aligned to, for a network that registers."""
 
+    psf: tuple[float, ...] = ()
+    """Width of the point spread function of each band of ``spec.sensor``, in metres."""
+
     def __post_init__(self) -> None:
         if is_path(self.name):
             path = Path(self.name).expanduser().absolute()
@@ -58,7 +61,8 @@ class Predictor:
         device = resolve(self.device)
         # Two paths of one file, or one in two places, are one network.
         known = self.sha256 and Path(self.name).is_absolute()
-        key = (None if known else self.name, self.sha256, device, self.precision)
+        name = None if known else self.name
+        key = (name, self.sha256, device, self.precision, self.psf)
         with _LOADING:
             if key not in _LOADED:
                 _LOADED[key] = self._ready(device)
@@ -81,6 +85,8 @@ class Predictor:
         if device == "cpu":
             keep_memory()
         network = load_model(self.name, device, sha256=self.sha256)
+        if self.psf:
+            network.set_widths(self.psf)  # type: ignore[operator] # its own
         # Interpolation has no convolutions between features, and nothing to gain.
         spec = get_spec(self.name)
         lowered = self.precision != "bf16" or lower(network, spec.flat)
@@ -94,7 +100,7 @@ class Predictor:
         return network
 
 
-_LOADED: dict[tuple[str | None, str | None, str, str], Run] = {}
+_LOADED: dict[tuple[Any, ...], Run] = {}
 
 
 _LOADING = threading.Lock()

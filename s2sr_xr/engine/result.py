@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from s2sr_xr.core.grid import Grid
     from s2sr_xr.core.scene import Scene
+    from s2sr_xr.engine.model_run import Pass
 
 __all__ = ["dataset"]
 
@@ -86,9 +87,17 @@ def _attrs(scene: Scene, task: BlockTask) -> dict[str, dict[str, Any]]:
             # The model's name and not the predictor's, which may be a local path.
             out[band]["s2sr_model"] = made[band].spec.name
             out[band]["s2sr_weights"] = made[band].predictor.sha256 or "none"
+            if made[band].psf_source:
+                width = _width(made[band], band)
+                out[band]["s2sr_psf"] = f"{width:g} m, {made[band].psf_source}"
             if made[band].consistent:
                 out[band]["s2sr_consistent"] = "means over native pixels kept"
     return out
+
+
+def _width(run: Pass, band: str) -> float:
+    """Return the width of the point spread function that a band is seen through."""
+    return run.predictor.psf[run.spec.sensor.index(band)]
 
 
 def _uint8(bits: list[int]) -> np.ndarray[Any, Any]:

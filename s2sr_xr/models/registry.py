@@ -16,6 +16,7 @@ from s2sr_xr.errors import ModelError, S2SRWarning
 from s2sr_xr.models import weights_file
 from s2sr_xr.models.header import Header, read_header
 from s2sr_xr.models.published import named, published
+from s2sr_xr.models.restored import restored
 from s2sr_xr.models.untrained import untrained
 
 if TYPE_CHECKING:
@@ -368,6 +369,6 @@ def _refuse(name: str) -> Any:  # noqa: ANN401
     )
 
 
-for _spec, _build in untrained():
+for _spec, _build in (*untrained(), *restored()):
     register(_spec, _build)
 _register_networks()

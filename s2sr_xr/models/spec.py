@@ -83,6 +83,9 @@ class ModelSpec:
     levels: tuple[str, ...] = ()
     """Processing levels it was trained on; empty: it was not trained."""
 
+    sensor: tuple[str, ...] = ()
+    """Bands whose point spread function it is given, group by group; empty: none."""
+
     fill: Mapping[str, float] = field(default_factory=dict, hash=False)
     """Mean of each band in training, in physical units: stands in for missing pixels
     with no valid one in reach."""
