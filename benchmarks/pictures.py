@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from matplotlib.figure import Figure
-from quality import cropped, opened, read
+from real_scenes import cropped, opened, read
 
 import s2sr_xr
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from real_scenes import whole_scenes
+from real_scenes import LEFT_OUT, place, whole_scenes
 from safetensors.torch import load_file
 from sensor_weights import (
     CHOSEN_BY,
@@ -33,7 +33,6 @@ from sensor_weights import (
     truth_scene,
     typical,
 )
-from real_scenes import LEFT_OUT, place
 
 import s2sr_xr
 from s2sr_xr.models.networks.layers import centre

@@ -19,17 +19,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from real_scenes import whole_scenes
+from real_scenes import LEFT_OUT, place, whole_scenes
 from safetensors.torch import save_file
-from real_scenes import LEFT_OUT, place
 
 from s2sr_xr.core.bands import BANDS
 from s2sr_xr.models.networks.explained import Explained
 from s2sr_xr.models.networks.sensor import observe
 from s2sr_xr.models.networks.unrolled import Stages
-from s2sr_xr.train.loop import fit
-from s2sr_xr.train.plan import Plan
-from s2sr_xr.train.optim import optimiser_of
 from s2sr_xr.train.data.scenes import simulated_scene
 from s2sr_xr.train.data.sensor_pairs import (
     Drawn,
@@ -41,6 +37,9 @@ from s2sr_xr.train.data.sensor_pairs import (
     relative,
     widened,
 )
+from s2sr_xr.train.loop import fit
+from s2sr_xr.train.optim import optimiser_of
+from s2sr_xr.train.plan import Plan
 
 TEN, TWENTY = ([b for b in BANDS if BANDS[b].native == n] for n in (10, 20))
 

@@ -257,7 +257,7 @@ def test_pixels_tells_what_another_version_changed(tmp_path):
 
 
 def test_road_counts_files_and_frames():
-    out, (row,) = told("road", "--size", 120, "--model", "bicubic", "--list")
+    out, (row,) = run("road", "--size", 120, "--model", "bicubic", "--list")
     assert 10 < row["files_block"] < row["files_to_zarr"] < row["files"] <= 60
     assert 5 < row["depth_block"] <= row["depth_to_zarr"] <= 20
     assert "  output/zarr/write.py:write_block" in out

@@ -24,7 +24,7 @@ TWENTY = by_resolution(20)
 
 @pytest.mark.parametrize("unit", [*UNITS, None])
 def test_the_sensor_is_what_was_measured_on_real_scenes(unit):
-    # 10 to 90 % of 21 scenes lie between: B05 to B8A 8.2 to 9.1, B11 and B12 10.3 to 12.
+    # 10 to 90 % of 21 scenes: B05 to B8A 8.2 to 9.1, B11 and B12 10.3 to 12.
     for band in ("B05", "B06", "B07", "B8A"):
         assert 8.0 <= sensor_width(band, unit) <= 9.0
     for band in ("B11", "B12"):
@@ -267,9 +267,7 @@ def _plain(tree, *, values):
 
 
 def test_sea_cannot_be_measured():
-    sea = _plain(
-        scene(), values=lambda rng, s: rng.normal(0.02, 5e-4, s).astype("f4")
-    )
+    sea = _plain(scene(), values=lambda rng, s: rng.normal(0.02, 5e-4, s).astype("f4"))
     with pytest.raises(GridError, match=r"B05: .*sea.*Take a part of the scene"):
         measure_psf(sea)
 

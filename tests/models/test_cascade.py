@@ -11,12 +11,12 @@ from scipy.ndimage import gaussian_filter
 
 from s2sr_xr.core.filters import mirrored
 from s2sr_xr.errors import GridError
-from s2sr_xr.models.published import R10, R20, R60
-from s2sr_xr.models.networks.layers import centre
-from s2sr_xr.models.receptive_field import measure_margin
 from s2sr_xr.models.networks.cascade import Cascade
+from s2sr_xr.models.networks.layers import centre
 from s2sr_xr.models.networks.sensor import SEEN, observe
 from s2sr_xr.models.networks.unrolled import Unrolled
+from s2sr_xr.models.published import R10, R20, R60
+from s2sr_xr.models.receptive_field import measure_margin
 from s2sr_xr.models.spec import BandGroup, ModelSpec
 
 WIDTH = [8.5, 8.5, 8.5, 8.5, 10.5, 10.5]
