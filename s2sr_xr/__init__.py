@@ -10,6 +10,7 @@ from s2sr_xr.batches.report import BatchReport
 from s2sr_xr.batches.run import batch
 from s2sr_xr.core import radiometry
 from s2sr_xr.core.decode import decode
+from s2sr_xr.core.psf_measured import measure_psf
 from s2sr_xr.core.version import library_version
 from s2sr_xr.engine.api import register, superresolve, upsample
 from s2sr_xr.engine.plan import Plan, plan
@@ -73,6 +74,7 @@ __all__ = [
     "import_checkpoint",
     "list_models",
     "load_model",
+    "measure_psf",
     "metrics",
     "open_eopf",
     "open_files",

@@ -58,6 +58,9 @@ FARTHEST = 1.2
 BLOCK = 12
 """Coarse pixels along the side of what is taken to be independent of its neighbours."""
 
+LEAST = 0.25
+"""Counts squared: what rounding to whole ones leaves, and more."""
+
 STEP, CLOSE, ROUNDS = 0.02, 1e-3, 10
 """Difference for derivatives; change at which the search ends; most rounds."""
 
@@ -90,10 +93,10 @@ class Fit:
     """Of `width`, from the scatter of parts of the scene."""
 
     misfit: float
-    """Share of a window's contrast that the fine bands do not explain, noise apart."""
+    """Share of a lively window's contrast that is not explained, noise apart."""
 
     contrast: float
-    """Deviation in the better half of the windows, beside that of the noise."""
+    """Deviation in the liveliest windows, one in twenty, beside that of the noise."""
 
     shifts: tuple[float, ...]
     """Longest shift of a fine band in each chip, fine pixels."""
@@ -281,14 +284,14 @@ def _told(parts: Sequence[_Part], width: float) -> Fit:
     )
     if not len(left):
         return NOTHING
-    noise = np.quantile(left, 0.05) / 0.65
-    best = own >= np.median(own)
-    share = np.sqrt(np.maximum(left - noise, 0)[best] / np.maximum(own[best], 1e-6))
+    noise = max(float(np.quantile(left, 0.05)) / 0.65, LEAST)
+    best = own >= min(max(float(np.median(own)), 9 * noise), float(own.max()))
+    share = np.sqrt(np.maximum(left - noise, 0)[best] / np.maximum(own[best], LEAST))
     return Fit(
         width=width,
         stderr=float(np.sqrt(np.square(blocks).sum()) / total),
         misfit=float(np.median(share)),
-        contrast=float(np.sqrt(np.median(own[best]) / max(noise, 0.25))),
+        contrast=float(np.sqrt(np.quantile(own, 0.95) / noise)),
         shifts=tuple(float(np.abs(p.shifts).max()) for p in parts),
     )
 

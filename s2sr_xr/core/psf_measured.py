@@ -47,9 +47,13 @@ SCATTER = 4.0
 """Fine pixels by which a scene of one coarse pixel, one scale up, is off: falls with
 the root of their number."""
 
-DULL, STRANGE, APART, VAGUE = 4.0, 0.45, 1.0, 0.12
+DULL, STRANGE, APART, VAGUE = 5.0, 0.45, 1.0, 0.12
 """Beyond these a band cannot be measured: contrast beside noise, misfit, shift in fine
 pixels, standard error in halves of a native pixel."""
+
+SHARP = 1.2
+"""A width nearer to that of the pixel alone is not a sensor's: rather holes that are
+not marked as missing."""
 
 NO_PIXELS = "there are too few valid pixels"
 CLOUD = "its edges lie more than 10 m beside those of the 10 m bands (cloud, waves)"
@@ -248,7 +252,7 @@ def _reason(fit: Fit, native: int) -> str | None:
     if fit.misfit > STRANGE:
         return "the 10 m bands do not show what it shows"
     least, most = (x / FINE for x in supported(native))
-    if fit.stderr > VAGUE * native / 20 or not least < fit.width < most:
+    if fit.stderr > VAGUE * native / 20 or not SHARP * least < fit.width < most:
         return (
             f"it comes out as {fit.width * FINE:.1f} m, with a standard error of "
             f"{fit.stderr * FINE:.1f} m"
