@@ -15,13 +15,15 @@ Wald et al. (1997), Fusion of satellite images of different spatial resolutions.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
 import xarray as xr
 
-from s2sr_xr.core.bands import group
+from s2sr_xr.core.bands import BANDS, group
+from s2sr_xr.core.psf import sensor_width
 from s2sr_xr.core.scene import scene_of
 from s2sr_xr.engine.api import superresolve, upsample
 from s2sr_xr.engine.model_run import passes_for
@@ -32,6 +34,7 @@ from s2sr_xr.engine.select import (
 )
 from s2sr_xr.errors import GridError, MissingBandError, ModelError
 from s2sr_xr.evaluate.degraded_scene import (
+    FACTORS,
     TASKS,
     WINDOW,
     Task,
@@ -49,6 +52,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from s2sr_xr.core.psf import PsfLike
     from s2sr_xr.core.scene import Object, Scene
 
     Floats: TypeAlias = NDArray[np.float32]
@@ -171,11 +175,31 @@ def attempt(
     how: dict[str, Any] = {"device": device, "precision": precision}
     how |= {"consistent": consistent, "check": check, "bands": trial.bands}
     if trial.task != "5m":
-        made = upsample(trial.coarse, method, keep_native=False, **how)
+        psf = _psf_of_trial(trial, method)
+        made = upsample(trial.coarse, method, keep_native=False, psf=psf, **how)
         return {n: _placed(made, truth) for n, truth in trial.truth.items()}
     five = superresolve(trial.coarse, method, **how)
     assert isinstance(five, xr.Dataset)
     return {n: _placed(five, truth, n // 10) for n, truth in trial.truth.items()}
+
+
+def _psf_of_trial(trial: Trial, method: str) -> PsfLike:
+    """Return the point spread functions of a degraded scene, in its own metres.
+
+    It was made by `reduce_scale` and not by the sensor; a network that is given them
+    is given what is true of it.
+    """
+    chosen = for_upsampling(method, trial.bands)
+    widths = {}
+    for band in {b for name in chosen for b in get_spec(name).sensor}:
+        native, factor = BANDS[band].native, FACTORS[trial.task]
+        blur = math.sqrt(1 / factor**2 + (factor**2 - 1) / 12)
+        if native / 10 == factor:
+            widths[band] = 10 * blur
+        else:  # beside guides that were degraded as much, in pixels of their own
+            fine, coarse = blur * 10, math.hypot(blur * native, sensor_width(band))
+            widths[band] = math.sqrt(coarse**2 - fine**2) / factor
+    return widths or "sensor"
 
 
 def compare_trial(
