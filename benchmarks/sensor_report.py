@@ -61,7 +61,11 @@ def networks(weights: Path, features: int, blocks: list[int]) -> dict[str, Unrol
     """Return the schemes that are given the sensor."""
     options = {"width": METRES, "groups": (4, 2)}
     learnt = Unrolled(INPUTS, features=features, blocks=blocks, **options)
-    learnt.stages.load_state_dict(load_file(weights), strict=False)
+    state = load_file(weights)
+    if "stages.share" in state:  # as it is shipped, not as training leaves it
+        learnt.load_state_dict(state)
+    else:
+        learnt.stages.load_state_dict(state, strict=False)
     return {
         "weightless": Unrolled(INPUTS, blocks=(), **options).eval(),
         "network": learnt.eval().to(memory_format=torch.channels_last),

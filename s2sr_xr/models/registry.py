@@ -16,7 +16,7 @@ from s2sr_xr.errors import ModelError, S2SRWarning
 from s2sr_xr.models import weights_file
 from s2sr_xr.models.header import Header, read_header
 from s2sr_xr.models.published import named, published
-from s2sr_xr.models.restored import restored
+from s2sr_xr.models.restored import restored, through_the_sensor
 from s2sr_xr.models.untrained import untrained
 
 if TYPE_CHECKING:
@@ -343,7 +343,7 @@ def restrict(spec: ModelSpec, bands: Sequence[str]) -> ModelSpec:
 
 
 def _register_networks() -> None:
-    for spec, build in published():
+    for spec, build in (*published(), *restored()):
         _ARCHITECTURES[spec.name] = _Entry(spec, build)
         card = weights_file.card_of(spec.name)
         if card is None:
@@ -369,6 +369,6 @@ def _refuse(name: str) -> Any:  # noqa: ANN401
     )
 
 
-for _spec, _build in (*untrained(), *restored()):
+for _spec, _build in (*untrained(), *through_the_sensor()):
     register(_spec, _build)
 _register_networks()

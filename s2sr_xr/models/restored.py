@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-__all__ = ["SIXTY", "TWENTY", "restored"]
+__all__ = ["SIXTY", "TRAINED", "TWENTY", "restored", "through_the_sensor"]
 
 R10 = ("B02", "B03", "B04", "B08")
 R20 = ("B05", "B06", "B07", "B8A", "B11", "B12")
@@ -32,52 +32,62 @@ FEATURES, BLOCKS = 48, (3, 3)
 """Of the network that is shipped."""
 
 
-def restored() -> list[tuple[ModelSpec, Callable[..., nn.Module]]]:
-    """Return the facts of each model, and a function that builds it.
+TRAINED = {"B05": (7.2, 10.0), "B11": (9.0, 14.0)}
+"""Metres that the network has learnt from: those of B05 to B8A, and of B11 and B12."""
 
-    What is built sees through the widths above until its `set_widths` is called. The
-    weights of ``unrolled-20m`` are random.
+_20M: dict[str, Any] = {
+    "cell": 20,
+    "inputs": (BandGroup(names=R10, per_cell=2), BandGroup(names=R20, per_cell=1)),
+    "output": BandGroup(names=R20, per_cell=2),
+    "tile": 183,
+    "sensor": R20,
+}
+_60M: dict[str, Any] = {
+    "cell": 60,
+    "inputs": (
+        BandGroup(names=R10, per_cell=6),
+        BandGroup(names=R20, per_cell=3),
+        BandGroup(names=R60, per_cell=1),
+    ),
+    "output": BandGroup(names=R60, per_cell=6),
+    "tile": 61,
+    "sensor": (*R20, *R60),
+    "margin": 18,
+    "title": "Regression through the sensor: 60 m bands at 10 m",
+    "trained": False,
+}
+
+
+def through_the_sensor() -> list[tuple[ModelSpec, Callable[..., nn.Module]]]:
+    """Return the facts of each model without weights, and a function that builds it.
+
+    What is built sees through the widths above until its `set_widths` is called.
     """
-    twenty: dict[str, Any] = {
-        "cell": 20,
-        "inputs": _groups((R10, 2), (R20, 1)),
-        "output": BandGroup(names=R20, per_cell=2),
-        "tile": 183,
-    }
-    sixty: dict[str, Any] = {
-        "cell": 60,
-        "inputs": _groups((R10, 6), (R20, 3), (R60, 1)),
-        "output": BandGroup(names=R60, per_cell=6),
-        "tile": 61,
-    }
+    first = ModelSpec(
+        name="psf-regression-20m",
+        title="Regression through the sensor: 20 m bands at 10 m",
+        margin=17,
+        trained=False,
+        **_20M,
+    )
     return [
-        (
-            ModelSpec(
-                name="restored-20m",
-                title="Regression through the sensor: 20 m bands at 10 m",
-                margin=17,
-                trained=False,
-                sensor=R20,
-                **twenty,
-            ),
-            functools.partial(_ready, _twenty, blocks=()),
-        ),
-        (
-            ModelSpec(
-                name="restored-60m",
-                title="Regression through the sensor: 60 m bands at 10 m",
-                margin=18,
-                trained=False,
-                sensor=(*R20, *R60),
-                **sixty,
-            ),
-            functools.partial(_ready, _sixty),
+        (first, functools.partial(_ready, _twenty, blocks=())),
+        *(
+            (ModelSpec(name=name, **_60M), functools.partial(_ready, _sixty))
+            for name in ("psf-regression-60m", "restored-60m")
         ),
     ]
 
 
-def _groups(*groups: tuple[tuple[str, ...], int]) -> tuple[BandGroup, ...]:
-    return tuple(BandGroup(names=names, per_cell=k) for names, k in groups)
+def restored() -> list[tuple[ModelSpec, Callable[..., nn.Module]]]:
+    """Return the facts of the network that learns, and a function that builds it."""
+    spec = ModelSpec(
+        name="restored-20m",
+        title="Network that is given the sensor: 20 m bands at 10 m",
+        margin=35,
+        **_20M,
+    )
+    return [(spec, functools.partial(_ready, _twenty, blocks=BLOCKS))]
 
 
 def _ready(build: Callable[..., nn.Module], **options: Any) -> nn.Module:  # noqa: ANN401
@@ -90,8 +100,13 @@ def _twenty(**options: Any) -> nn.Module:  # noqa: ANN401
     from s2sr_xr.models.networks.unrolled import Unrolled
 
     inputs = ((len(R10), 1), (len(R20), 2))
+    learnt = [TRAINED["B05"]] * 4 + [TRAINED["B11"]] * 2
     return Unrolled(
-        inputs, width=TWENTY, groups=(4, 2), **{"features": FEATURES} | options
+        inputs,
+        width=TWENTY,
+        groups=(4, 2),
+        learnt=learnt,
+        **{"features": FEATURES} | options,
     )
 
 

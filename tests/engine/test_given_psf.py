@@ -20,7 +20,9 @@ def scene(**attrs):
 
 
 def restored(obj, **options):
-    return obj.s2sr.upsample({"20m": "restored-20m"}, keep_native=False, **options)
+    return obj.s2sr.upsample(
+        {"20m": "psf-regression-20m"}, keep_native=False, **options
+    )
 
 
 def test_the_unit_decides_the_width():

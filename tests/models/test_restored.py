@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from s2sr_xr.models import weights_file
+from s2sr_xr.models.header import read_header
 from s2sr_xr.models.receptive_field import measure_margin
-from s2sr_xr.models.restored import restored
+from s2sr_xr.models.restored import restored, through_the_sensor
 
-MODELS = {spec.name: (spec, build) for spec, build in restored()}
+MODELS = {s.name: (s, build) for s, build in (*through_the_sensor(), *restored())}
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -32,3 +34,14 @@ def test_a_model_makes_the_ground_that_its_facts_say(name):
     assert excess >= 0
     assert excess % 2 == 0
     assert torch.isfinite(made).all()
+
+
+def test_the_shipped_weights_are_those_of_the_card():
+    spec, build = MODELS["restored-20m"]
+    card, path = weights_file.card_of(spec.name), weights_file.shipped(spec.name)
+    assert card is not None
+    assert path is not None
+    network = weights_file.load_state(build(), path, card["sha256"])
+    assert 0 < float(network.stages.share.min()) <= float(network.stages.share.max())
+    header = read_header(path)
+    assert (header.kind, header.spec.margin) == (spec.name, spec.margin)

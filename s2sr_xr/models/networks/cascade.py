@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from s2sr_xr.models.networks.explained import Explained, Regressed
+from s2sr_xr.models.networks.explained import Explained, Known
 from s2sr_xr.models.networks.layers import centre, without
 from s2sr_xr.models.networks.sensor import pixels_of
 
@@ -84,7 +84,7 @@ class Cascade(nn.Module):
         made = without(made, -lost % self.factor)[:, : self.guides]
         guide = torch.cat((centre(fine, made), made), 1)
         lost = (fine.shape[-1] - guide.shape[-1]) // 2
-        told: Regressed = self.explained(
+        told: Known = self.explained(
             guide, without(coarse, lost // self.factor), self.width
         )
         return told.made

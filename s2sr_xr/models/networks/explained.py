@@ -32,7 +32,7 @@ from s2sr_xr.models.networks.sensor import NEAR, SEEN, observe, restore
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["NOISE", "Explained", "Regressed"]
+__all__ = ["NOISE", "Explained", "Known"]
 
 RIDGE = 5e-4
 """Share of the fine bands' mean local variance that is added to each of them: where
@@ -60,7 +60,7 @@ SPREAD = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Regressed:
+class Known:
     """What is known of coarse bands on fine pixels; each of its own, smaller ground."""
 
     made: torch.Tensor
@@ -122,7 +122,7 @@ class Explained(nn.Module):
 
     def forward(
         self, fine: torch.Tensor, coarse: torch.Tensor, width: torch.Tensor
-    ) -> Regressed:
+    ) -> Known:
         """Return what is known of the coarse bands.
 
         Parameters
@@ -144,7 +144,7 @@ class Explained(nn.Module):
                 strict=True,
             )
         ]
-        return Regressed(*(torch.cat(p, 1) for p in zip(*parts, strict=True)))
+        return Known(*(torch.cat(p, 1) for p in zip(*parts, strict=True)))
 
     def _group(
         self, fine: torch.Tensor, coarse: torch.Tensor, width: torch.Tensor

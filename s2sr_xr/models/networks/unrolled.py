@@ -23,7 +23,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from s2sr_xr.core.filters import block_mean, mirrored
-from s2sr_xr.models.networks.explained import NOISE, Explained, Regressed
+from s2sr_xr.models.networks.explained import NOISE, Explained, Known
 from s2sr_xr.models.networks.layers import Conv, centre, without
 from s2sr_xr.models.networks.sensor import NEAR, SEEN, observe, pixels_of, restore
 
@@ -93,7 +93,7 @@ class Stage(nn.Module):
 
 
 class Stages(nn.Module):
-    """The learnt part: fine and coarse bands, and what is `Regressed` of them.
+    """The learnt part: fine and coarse bands, and what is `Known` of them.
 
     Parameters
     ----------
@@ -123,9 +123,18 @@ class Stages(nn.Module):
         self.register_buffer("share", torch.ones(made))
 
     def forward(
-        self, fine: torch.Tensor, told: Regressed, width: torch.Tensor
+        self,
+        fine: torch.Tensor,
+        told: Known,
+        width: torch.Tensor,
+        shown: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return ``(B, C, H, W)``, reflectance; `width` is ``(B, C)``."""
+        """Return ``(B, C, H, W)``, reflectance.
+
+        `width` is ``(B, C)``, what the sensor sees; `shown` what the convolutions are
+        shown of it, where that is something else.
+        """
+        shown = width if shown is None else shown
         made, lacks, features = told.made, told.rest, None
         for stage in self.stages:
             misfit = centre(told.misfit, made).clamp(min=LEAST)
@@ -137,7 +146,7 @@ class Stages(nn.Module):
                     made * SCALE,
                     centre(lacks, made) * DETAIL,
                     (misfit / LEAST).log() / 3 - 1,
-                    width[..., None, None].expand_as(made) - 1,
+                    shown[..., None, None].expand_as(made) - 1,
                 ),
                 1,
             )
@@ -150,11 +159,7 @@ class Stages(nn.Module):
         return first + (made - first) * self.share[:, None, None]
 
     def unseen(
-        self,
-        more: torch.Tensor,
-        hold: torch.Tensor,
-        told: Regressed,
-        width: torch.Tensor,
+        self, more: torch.Tensor, hold: torch.Tensor, told: Known, width: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return what is added less what the sensor would see of it, and that.
 
@@ -192,6 +197,9 @@ class Unrolled(nn.Module):
         As in `Explained`.
     features, blocks
         As in `Stages`.
+    learnt
+        Metres, from and to, of each band's sensor in training. The convolutions are
+        shown the nearest of these; the sensor is seen through as it is.
     """
 
     width: torch.Tensor
@@ -205,8 +213,10 @@ class Unrolled(nn.Module):
         groups: Sequence[int] | None = None,
         features: int = 64,
         blocks: Sequence[int] = (3, 3),
+        learnt: Sequence[tuple[float, float]] = (),
     ) -> None:
         super().__init__()
+        self.learnt = tuple(learnt)
         self.factor, self.metres = inputs[-1][1], metres
         self.explained = Explained(self.factor, groups=groups)
         self.stages = Stages(inputs, features, blocks, "valid") if blocks else None
@@ -230,11 +240,20 @@ class Unrolled(nn.Module):
         ``(B, P, h * factor, w * factor)`` and ``(B, C, h, w)`` go in, finite.
         """
         width = self.width.expand(coarse.shape[:2])
-        told: Regressed = self.explained(fine, coarse, width)
+        told: Known = self.explained(fine, coarse, width)
         made: torch.Tensor = told.made
         if self.stages is not None:
-            made = self.stages(fine, told, width)
+            made = self.stages(fine, told, width, self._shown(width))
         return made
+
+    def _shown(self, width: torch.Tensor) -> torch.Tensor:
+        """Return the nearest widths, in fine pixels, that were learnt from."""
+        if not self.learnt:
+            return width
+        least, most = (
+            width.new_tensor(x) / self.metres for x in zip(*self.learnt, strict=True)
+        )
+        return torch.maximum(torch.minimum(width, most), least)
 
 
 def _mirrored(x: torch.Tensor, by: int) -> torch.Tensor:

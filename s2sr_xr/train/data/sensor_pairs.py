@@ -19,7 +19,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from s2sr_xr.core.filters import mirrored
 from s2sr_xr.errors import GridError
-from s2sr_xr.models.networks.explained import Explained, Regressed
+from s2sr_xr.models.networks.explained import Explained, Known
 from s2sr_xr.models.networks.layers import centre
 from s2sr_xr.models.networks.sensor import SEEN, observe
 
@@ -101,7 +101,7 @@ class Sensed:
     fine: torch.Tensor
     """``(1, P, H, W)``."""
 
-    told: Regressed
+    told: Known
     """On the whole ground."""
 
     width: torch.Tensor
@@ -173,10 +173,8 @@ def known(
     k, r = explained.factor, explained.reach
     parts = explained(widened(fine, r * k), widened(coarse, r), width)
     like = {"coarse": coarse, "gain": coarse}
-    names = [f.name for f in fields(Regressed)]
-    told = Regressed(
-        *(centre(getattr(parts, n), like.get(n, fine)).clone() for n in names)
-    )
+    names = [f.name for f in fields(Known)]
+    told = Known(*(centre(getattr(parts, n), like.get(n, fine)).clone() for n in names))
     plain = F.interpolate(coarse, scale_factor=k, mode="bicubic", align_corners=False)
     return Sensed(fine, told, width, plain, target[None])
 
@@ -288,10 +286,10 @@ class Drawn:
         """Return the patches of a step."""
         rng = np.random.default_rng((self.seed, step, 7))
         found = [self._patch(step, rng) for _ in range(self.batch)]
-        told = Regressed(
+        told = Known(
             *(
                 torch.cat([getattr(p.told, f.name) for p in found])
-                for f in fields(Regressed)
+                for f in fields(Known)
             )
         )
         parts = {
@@ -322,9 +320,7 @@ class Drawn:
             target = cut(scene.target)
             if target.isfinite().all():
                 assert k * cols == scene.fine.shape[-1]
-                told = Regressed(
-                    *(cut(getattr(scene.told, f.name)) for f in fields(Regressed))
-                )
+                told = Known(*(cut(getattr(scene.told, f.name)) for f in fields(Known)))
                 return replace(
                     scene,
                     fine=cut(scene.fine),
