@@ -18,7 +18,7 @@ from real_scenes import LEFT_OUT, place, read
 
 import s2sr_xr
 from s2sr_xr.core.filters import block_mean
-from s2sr_xr.models.networks.csr import standardise
+from s2sr_xr.models.networks.registration import standardise
 from s2sr_xr.train.data.l1b_simulation import BANDS, Sensor, Views, blurred, views
 from s2sr_xr.train.recipes import csr, rec
 

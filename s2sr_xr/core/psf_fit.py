@@ -198,7 +198,11 @@ def _linearise(part: _Part, width: float) -> None:
     chip, own, count = part.chip, part.windows, len(part.chip.fine)
     size, shifts = WINDOW**2, part.shifts
     low = part.seen(width, shifts)
-    clear = np.asarray(np.isfinite(own).all(-1) & np.isfinite(low).all((-1, -2)))
+    # A sensor that looks elsewhere sees farther: into what is missing, perhaps.
+    wider, down, right = (_difference(part, width, axis) for axis in (None, 0, 1))
+    images = (low, wider, down, right)
+    seen_by_all = np.all([np.isfinite(x).all((-1, -2)) for x in images], axis=0)
+    clear = np.asarray(np.isfinite(own).all(-1) & seen_by_all)
     low, y = np.where(clear[:, None, None], low, 0), np.where(clear[:, None], own, 0)
     gram = low @ low.transpose(0, 2, 1)
     level = np.trace(gram, axis1=1, axis2=2) / count
@@ -208,9 +212,8 @@ def _linearise(part: _Part, width: float) -> None:
         gram, both, chip.noise * np.sqrt(power(width, chip.factor) * size)
     )
     left = y - np.einsum("wp,wpn->wn", weights, low)
-    wider = _difference(part, width, None)
     slopes = [np.einsum("wp,wpn->wn", weights, wider)[:, None]]
-    slopes += [weights[..., None] * _difference(part, width, axis) for axis in (0, 1)]
+    slopes += [weights[..., None] * moved for moved in (down, right)]
     change = np.where(clear[:, None, None], np.concatenate(slopes, 1), 0)
     # What weights can make up for is no change.
     taken = np.linalg.solve(gram, low @ change.transpose(0, 2, 1))

@@ -22,7 +22,7 @@ TESTS = Path(__file__).parents[1]
 SEEDS = range(max(3, int(os.environ.get("S2SR_FAULTS", "3"))))
 ITEMS = 2
 ENV = os.environ | {
-    "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)]),
+    "PYTHONPATH": os.pathsep.join(map(str, Path(__file__).parents[:3])),
     "OMP_NUM_THREADS": "1",
 }
 

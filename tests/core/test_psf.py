@@ -10,6 +10,7 @@ import pytest
 import xarray as xr
 from worlds import grid
 
+import s2sr_xr
 from s2sr_xr.core.bands import BANDS, by_resolution, group
 from s2sr_xr.core.psf import MTF, UNITS, Psf, resolve_psf, sensor_width, supported
 from s2sr_xr.core.psf_measured import measure_psf
@@ -327,3 +328,13 @@ def test_a_band_that_cannot_be_measured_says_why_beside_one_that_can():
 def test_what_cannot_be_measured_is_refused(tree, options, kind, message):
     with pytest.raises(kind, match=message):
         measure_psf(tree, **options)
+
+
+def test_the_edge_of_a_swath_is_left_out(tmp_path):
+    """Slopes look farther than the image that they belong to."""
+    item = s2sr_xr.simulate_scene(tmp_path, size=480)
+    tree = s2sr_xr.open_stac(item)
+    assert tree["r10m"].B02.isnull().any()
+    found = s2sr_xr.measure_psf(tree, bands=["B05", "B11"])
+    assert np.isfinite(found.sigma).all()
+    assert (found.stderr < 0.5).all()

@@ -534,7 +534,7 @@ def test_a_file_of_weights_may_be_a_path(tmp_path):
 @pytest.mark.parametrize("crs", ["foo", "EPSG:999999"])
 def test_a_crs_that_nobody_knows_is_said(crs):
     obj = flat().drop_vars("spatial_ref").assign_attrs(crs=crs)
-    with pytest.raises(s2sr_xr.GridError, match=rf"CRS is '{crs}', which is none"):
+    with pytest.raises(s2sr_xr.GridError, match=rf"CRS is '{crs}', which is unknown"):
         obj.s2sr.upsample("bicubic")
 
 

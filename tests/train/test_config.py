@@ -271,7 +271,7 @@ def test_the_same_file_makes_the_same_weights(scene, tmp_path):
         ({}, "stepps = 3", s2sr_xr.ModelError, "stepps: no such setting; there are"),
         ({}, "steps = 0", s2sr_xr.ModelError, "steps is 1 or more"),
         ({}, "[", s2sr_xr.ModelError, "is not a recipe"),
-        ({"out": "mine.pt"}, "", s2sr_xr.StoreError, r"is no \.safetensors file"),
+        ({"out": "mine.pt"}, "", s2sr_xr.StoreError, r"is not a \.safetensors file"),
         (
             {"out": "no/mine.safetensors"},
             "",
