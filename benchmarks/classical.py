@@ -28,6 +28,7 @@ multiresolution images from a single sensor, CVPR workshops.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
@@ -183,6 +184,10 @@ class Seen:
     factor: int
     """Fine pixels along the side of one of its own."""
 
+    width: float | None = None
+    """Standard deviation of what a pixel sees along a line, itself included, in fine
+    pixels; None: that of DSen2's protocol."""
+
 
 def supreme(bands: list[Seen], *, steps: int = 200) -> np.ndarray:
     """Return all bands on the finest pixels, (C, H, W).
@@ -194,7 +199,8 @@ def supreme(bands: list[Seen], *, steps: int = 200) -> np.ndarray:
     images = [b.image / s for b, s in zip(bands, scale, strict=True)]
     known = [np.isfinite(x) for x in images]
     images = [np.where(k, x, 0) for k, x in zip(known, images, strict=True)]
-    factors = [b.factor for b in bands]
+    factors, widths = [b.factor for b in bands], [b.width for b in bands]
+    sensors = list(zip(factors, widths, strict=True))
     spectra = _subspace(images, factors, shape)
     strict = LAMBDA * np.array(STRICTNESS[: spectra.shape[1]])[:, None, None]
     guides = [x for x, f in zip(images, factors, strict=True) if f == 1]
@@ -203,7 +209,7 @@ def supreme(bands: list[Seen], *, steps: int = 200) -> np.ndarray:
     def back(residuals: list[np.ndarray]) -> np.ndarray:
         """Return the transpose of what the sensor does, in the subspace."""
         fine = np.stack(
-            [_spread(r, f) for r, f in zip(residuals, factors, strict=True)]
+            [_spread(r, *s) for r, s in zip(residuals, sensors, strict=True)]
         )
         return np.tensordot(spectra.T, fine, 1)
 
@@ -211,7 +217,7 @@ def supreme(bands: list[Seen], *, steps: int = 200) -> np.ndarray:
         z = flat.reshape(-1, *shape)
         fine = np.tensordot(spectra, z, 1)
         seen = [
-            k * _observed(x, f) for x, f, k in zip(fine, factors, known, strict=True)
+            k * _observed(x, *s) for x, s, k in zip(fine, sensors, known, strict=True)
         ]
         return (back(seen) + strict * _roughness(z, edges)).ravel()
 
@@ -268,27 +274,30 @@ def _roughness(z: np.ndarray, edges: tuple[np.ndarray, np.ndarray]) -> np.ndarra
 
 
 @cache
-def _sensor(size: int, factor: int) -> csr_array:
+def _sensor(size: int, factor: int, width: float | None) -> csr_array:
     """Return what makes coarse pixels of a line of fine ones: as `reduce_scale`."""
-    radius = int(4 / factor + 0.5)
-    bell = np.exp(-0.5 * np.square(np.arange(-radius, radius + 1) * factor))
+    sigma = 1 / factor
+    if width is not None:
+        sigma = math.sqrt(max(width**2 - (factor**2 - 1) / 12, 1e-6))
+    radius = int(4 * sigma + 0.5)
+    bell = np.exp(-0.5 * np.square(np.arange(-radius, radius + 1) / sigma))
     blur = correlate1d(np.eye(size), bell / bell.sum(), axis=0, mode="reflect")
     return csr_array(blur.reshape(size // factor, factor, size).mean(1))
 
 
-def _observed(x: np.ndarray, factor: int) -> np.ndarray:
+def _observed(x: np.ndarray, factor: int, width: float | None = None) -> np.ndarray:
     """Return a fine image as coarse pixels have it."""
     if factor == 1:
         return x
-    down, right = (_sensor(n, factor) for n in x.shape)
+    down, right = (_sensor(n, factor, width) for n in x.shape)
     return (right @ (down @ x).T).T
 
 
-def _spread(x: np.ndarray, factor: int) -> np.ndarray:
+def _spread(x: np.ndarray, factor: int, width: float | None = None) -> np.ndarray:
     """Return the transpose of `_observed`."""
     if factor == 1:
         return x
-    down, right = (_sensor(n * factor, factor) for n in x.shape)
+    down, right = (_sensor(n * factor, factor, width) for n in x.shape)
     return (right.T @ (down.T @ x).T).T
 
 

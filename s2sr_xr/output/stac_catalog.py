@@ -71,6 +71,8 @@ def write_catalogue(
         )
     layout = TemplateLayoutStrategy(item_template=FOLDER)
     with storing("write the catalogue", root):
+        # pystac makes the folder once it has looked, and fails where another run did.
+        (root / "items").mkdir(parents=True, exist_ok=True)
         catalogue = _catalogue(root / "catalog.json", description)
         catalogue.catalog_type = pystac.CatalogType.SELF_CONTAINED
         catalogue.set_self_href(str(root / "catalog.json"))
