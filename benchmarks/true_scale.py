@@ -25,7 +25,6 @@ for cards.
 from __future__ import annotations
 
 import argparse
-import inspect
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,7 +37,9 @@ from common import table, tell
 from scipy.ndimage import gaussian_filter
 
 import s2sr_xr
+from s2sr_xr.core.bands import BANDS
 from s2sr_xr.core.psf_measured import measure_psf
+from s2sr_xr.models.registry import family
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -230,14 +231,22 @@ def attempt(trial: Trial, method: str, psf: str) -> dict[str, np.ndarray]:
         own = [b for b in bands if b in trial.coarse]
         if not own:
             continue
-        if "psf" in inspect.signature(s2sr_xr.upsample).parameters:
-            options["psf"] = "sensor" if told is None else {b: told[b] for b in own}
+        options["psf"] = given_to(method, BANDS[own[0]].native, told)
         try:
             found = s2sr_xr.upsample(tree, method, bands=own, **options)
         except (s2sr_xr.ModelError, s2sr_xr.MissingBandError):
             continue  # a network of the other pixel size
         made |= {b: found[b].to_numpy() * 1e4 for b in own}
     return made
+
+
+def given_to(method: str, native: int, widths: dict[str, float] | None):
+    """Return the widths of the bands that a method is given them for."""
+    network = family(method).get(f"{native}m")
+    sensor = s2sr_xr.get_spec(network).sensor if network else ()
+    return (
+        {b: widths[b] for b in sensor if b in widths} if widths and sensor else "sensor"
+    )
 
 
 def point_spread(trial: Trial, psf: str) -> dict[str, float] | None:

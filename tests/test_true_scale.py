@@ -42,7 +42,7 @@ def test_the_table_has_every_method_and_its_figure(true_scale, folder, capsys):
     assert list(figures) == methods
     assert figures["bicubic"] == 1
     assert figures["nearest"] > 1
-    # Known the point spread, and regressed on bands that explain all.
+    # Given the point spread, and regressed on bands that explain all.
     assert figures["SupReME"] < figures["regression"] < 1
 
 
