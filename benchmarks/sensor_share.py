@@ -32,7 +32,7 @@ from sensor_weights import (
 
 from s2sr_xr.models.networks.explained import Explained
 from s2sr_xr.models.networks.unrolled import Stages
-from s2sr_xr.models.restored import given
+from s2sr_xr.models.restored import restored
 
 TERMS = (
     "Contains modified Copernicus Sentinel data (free, full and open). Learnt from "
@@ -96,7 +96,7 @@ def main() -> None:
     network.share.fill_(1)
     network.share.copy_(best_share(network, [t for ts in judged.values() for t in ts]))
     found = {name: scores(network, ts) for name, ts in judged.items()}
-    spec, build = next(m for m in given() if m[0].name == "unrolled-20m")
+    ((spec, build),) = restored()
     whole = build()
     whole.stages.load_state_dict(network.state_dict())
     old = card_of("dsen2-s-20m")
