@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from s2sr_xr.models.files import card_of, save
 from safetensors.torch import load_file
 from sensor_weights import (
     CHOSEN_BY,
@@ -33,6 +32,7 @@ from sensor_weights import (
 from s2sr_xr.models.networks.explained import Explained
 from s2sr_xr.models.networks.unrolled import Stages
 from s2sr_xr.models.restored import restored
+from s2sr_xr.models.weights_file import card_of, save
 
 TERMS = (
     "Contains modified Copernicus Sentinel data (free, full and open). Learnt from "

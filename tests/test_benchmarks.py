@@ -261,3 +261,11 @@ def test_road_counts_files_and_frames():
     assert 10 < row["files_block"] < row["files_to_zarr"] < row["files"] <= 60
     assert 5 < row["depth_block"] <= row["depth_to_zarr"] <= 20
     assert "  output/zarr/write.py:write_block" in out
+
+
+@pytest.mark.parametrize("name", ["sensor_weights", "sensor_report", "sensor_share"])
+def test_programs_of_the_sensor_start(name):
+    command = [sys.executable, FOLDER / f"{name}.py", "--help"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--truth" in done.stdout
